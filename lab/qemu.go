@@ -8,7 +8,7 @@ import "fmt"
 func (s Spec) arguments() []string {
 	args := []string{
 		"-name", s.Name, "-nodefaults", "-no-user-config", "-display", "none", "-vga", "none",
-		"-M", "pc", "-accel", "tcg,thread=multi", "-cpu", "max",
+		"-M", "pc,graphics=off", "-accel", "tcg,thread=multi", "-cpu", "max",
 		"-smp", fmt.Sprint(s.CPUs), "-m", fmt.Sprintf("%dM", s.Memory>>20),
 		"-uuid", s.UUID,
 		"-smbios", fmt.Sprintf("type=1,manufacturer=Teeth,product=Lab Chassis,serial=%s,uuid=%s", s.Serial, s.UUID),

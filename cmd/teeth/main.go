@@ -1,0 +1,69 @@
+// Command teeth is the operator's program: the control plane, the tools that
+// talk to it, the builder of the appliance image, and the virtual lab.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := rootCommand().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "teeth:", err)
+	}
+	os.Exit(exitCode(err))
+}
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "teeth",
+		Short: "Bare-metal provisioning: erase, check, image and boot chassis over the network",
+		Long: `Teeth takes a chassis from power-on to a running operating system: it boots it
+over the network into a small ramdisk, erases its disks and proves it, checks
+firmware and hardware, writes an OS image with a config drive, and boots it.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 control plane not reachable.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(labCommand())
+	return root
+}
+
+// usageError marks an error in what was typed, not in what was done.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// args turns cobra's complaint about the number of arguments into a usageError.
+func args(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, a []string) error {
+		if err := check(cmd, a); err != nil {
+			return usageError{fmt.Errorf("%w; usage: %s", err, cmd.UseLine())}
+		}
+		return nil
+	}
+}
+
+func exitCode(err error) int {
+	var usage usageError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &usage):
+		return 2
+	}
+	return 1
+}
