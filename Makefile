@@ -1,33 +1,23 @@
-# Every target installs what it needs by itself; `make setup` does only that.
+# Every target that needs something installs it first; `make setup` does only that.
 
 OUT     ?= out
-GO      ?= go
+PROFILE ?= lab
+GO       = scripts/go
 TEETH    = $(OUT)/bin/teeth
-export CGO_ENABLED ?= 0
 
-.PHONY: all setup image demo test bench lint clean teeth
-
-all: image teeth
-
-# Debian packages that provide the programs the other targets run.
-PACKAGES = ca-certificates dpkg-dev e2fsprogs fdisk gcc gdisk genisoimage grub-pc-bin \
-           grub2-common ipxe-qemu libc6-dev mmdebstrap qemu-system-x86 qemu-utils seabios xz-utils zstd
-
-setup:
-	@missing=$$(for p in $(PACKAGES); do \
-	    dpkg-query -W -f '$${db:Status-Abbrev}' $$p 2>/dev/null | grep -q '^ii' || printf '%s ' $$p; done); \
-	if [ -n "$$missing" ]; then \
-	    echo "setup: installing with apt: $$missing"; \
-	    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; \
-	fi
-	@command -v $(GO) >/dev/null || { echo "setup: install Go as go.mod names it, from the Go project"; exit 1; }
+.PHONY: teeth setup image demo test bench lint clean
 
 teeth: setup
-	$(GO) build -trimpath -o $(TEETH) ./cmd/teeth
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(TEETH) ./cmd/teeth
 
+setup:
+	@scripts/setup
+
+# The appliance image: kernel, initramfs and their description.
 image: teeth
-	$(TEETH) initramfs build --profile $(or $(PROFILE),lab) --out $(OUT)
+	$(TEETH) initramfs build --profile $(PROFILE) --out $(OUT)
 
+# The main job, live, on a virtual chassis. Run again, it decommissions it.
 demo: teeth
 	$(TEETH) lab run --out $(OUT)
 
@@ -40,7 +30,7 @@ bench: setup
 	$(GO) test -run '^$$' -bench . -benchtime 1x ./...
 
 lint: setup
-	@test -z "$$(gofmt -l .)" || { echo "gofmt would change:"; gofmt -l .; exit 1; }
+	@unformatted=$$($(GO) run cmd/gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
 	$(GO) vet ./...
 	$(GO) tool staticcheck ./...
 
