@@ -29,8 +29,8 @@ type Device struct {
 	Direct bool // opened with O_DIRECT: see Alignment
 }
 
-// Open opens the disk at path for direct I/O, and buffered where the file
-// system below a plain file refuses that. With write it takes a block device
+// Open opens the disk at path for direct I/O, and buffered a plain file whose
+// file system refuses that or whose size is not a multiple of Alignment. With write it takes a block device
 // exclusively (O_EXCL), so that the kernel refuses a mounted one; the error
 // then wraps ErrInUse.
 func Open(path string, write bool) (*Device, error) {
@@ -45,10 +45,15 @@ func Open(path string, write bool) (*Device, error) {
 			flags |= os.O_EXCL
 		}
 	}
-	direct := true
-	f, err := os.OpenFile(path, flags|unix.O_DIRECT|unix.O_CLOEXEC, 0)
-	if errors.Is(err, unix.EINVAL) {
+	// The last block of a file of odd length cannot be read or written directly.
+	direct := info.Transport != File || info.Size%Alignment == 0
+	if direct {
+		flags |= unix.O_DIRECT
+	}
+	f, err := os.OpenFile(path, flags|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.EINVAL) && direct {
 		direct = false
+		flags &^= unix.O_DIRECT
 		f, err = os.OpenFile(path, flags|unix.O_CLOEXEC, 0)
 	}
 	if errors.Is(err, unix.EBUSY) {
@@ -57,22 +62,34 @@ func Open(path string, write bool) (*Device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open disk: %w", err)
 	}
-	// The path may have been replaced between Stat and open.
-	st, err := f.Stat()
-	if err == nil && info.Transport != File {
-		var dir string
-		if dir, err = sysDir(Sysfs{}, st.Sys()); err == nil && dir != "" {
-			var again Info
-			if again, err = (Sysfs{}).Stat(path); err == nil && again.Identity() != info.Identity() {
-				err = ErrMismatch
-			}
-		}
-	}
-	if err != nil {
+	if err := sameDisk(f, info); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("open disk %s: %w", path, err)
 	}
 	return &Device{File: f, Info: info, Direct: direct}, nil
+}
+
+// sameDisk reports an error unless f is the disk info describes: what the path
+// means may have changed between looking and opening.
+func sameDisk(f *os.File, info Info) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Transport == File {
+		if !st.Mode().IsRegular() {
+			return fmt.Errorf("no longer a plain file: %w", ErrMismatch)
+		}
+		return nil
+	}
+	again, err := Sysfs{}.open(st)
+	if err != nil {
+		return err
+	}
+	if again.Name != info.Name || again.Identity() != info.Identity() {
+		return fmt.Errorf("opened %s with serial %q: %w", again.Name, again.Serial, ErrMismatch)
+	}
+	return nil
 }
 
 // Buffer returns n zero bytes whose address is a multiple of Alignment, as
@@ -173,6 +190,9 @@ func (d *Device) RereadPartitions() error {
 			break
 		}
 		time.Sleep(100 * time.Millisecond)
+	}
+	if errors.Is(err, unix.EINVAL) { // a kind of disk that has no partitions
+		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("disk %s: re-read the partition table: %w", d.Info.Path, err)

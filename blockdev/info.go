@@ -3,12 +3,15 @@ package blockdev
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,6 +28,9 @@ const (
 	USB    Transport = "usb"
 	Virtio Transport = "virtio"
 	MMC    Transport = "mmc"
+	NVMeoF Transport = "nvmeof" // NVMe over fabrics: the medium is elsewhere
+	ISCSI  Transport = "iscsi"  // likewise
+	FC     Transport = "fc"     // likewise
 	File   Transport = "file"
 	Other  Transport = "other"
 )
@@ -45,6 +51,9 @@ type Info struct {
 	Rotational    bool      `json:"rotational"`
 	ReadOnly      bool      `json:"read_only"`
 	Removable     bool      `json:"removable"`
+	// Parent is the kernel name of the whole disk when Path is a partition,
+	// which List never returns; Model, Serial and the like are then the disk's.
+	Parent string `json:"parent,omitempty"`
 }
 
 // Sysfs reads disks below Root ("" is "/", so Root/sys/class/block) and names
@@ -62,7 +71,8 @@ func (s Sysfs) path(elem ...string) string {
 // List returns the whole disks of this machine in the order of their names.
 // It leaves out what holds no data of its own: partitions, RAM disks, loop,
 // device-mapper, MD, zram and network block devices, optical and floppy drives,
-// NVMe paths hidden behind a multipath head, and devices without a medium.
+// flash partitions (MTD), NVMe paths hidden behind a multipath head, and devices
+// without a medium. It includes remote disks: see Transport.
 func (s Sysfs) List() ([]Info, error) {
 	dir := s.path("sys/class/block")
 	entries, err := os.ReadDir(dir)
@@ -71,10 +81,8 @@ func (s Sysfs) List() ([]Info, error) {
 	}
 	var disks []Info
 	for _, e := range entries {
-		if virtual(e.Name()) || exists(filepath.Join(dir, e.Name(), "partition")) {
-			continue
-		}
-		if attr(filepath.Join(dir, e.Name(), "hidden")) == "1" {
+		link := filepath.Join(dir, e.Name())
+		if virtual(e.Name(), link) || exists(filepath.Join(link, "partition")) || attr(filepath.Join(link, "hidden")) == "1" {
 			continue
 		}
 		info, err := s.named(e.Name())
@@ -93,10 +101,21 @@ func (s Sysfs) List() ([]Info, error) {
 	return disks, nil
 }
 
-// virtual reports block devices that are made of other devices, of memory or
-// of a medium that is not this machine's.
-func virtual(name string) bool {
-	for _, p := range []string{"loop", "ram", "dm-", "md", "zram", "sr", "fd", "nbd", "drbd", "rbd", "zd"} {
+// virtualNames begin the names of block devices made of other devices, of memory or of a medium
+// that is not this machine's. MTD flash is left out since it often holds the
+// firmware the machine starts from.
+var virtualNames = []string{
+	"loop", "ram", "dm-", "md", "zram", "sr", "fd", "nbd", "drbd", "rbd", "zd",
+	"bcache", "ublkb", "rnbd", "mtdblock", "ubiblock",
+}
+
+func virtual(name, link string) bool {
+	// MD arrays may have any name. An NVMe multipath head is virtual too, yet it
+	// is the disk, and lies in virtual/nvme-subsystem.
+	if to, err := os.Readlink(link); err == nil && strings.Contains(to, "/virtual/block/") {
+		return true
+	}
+	for _, p := range virtualNames {
 		if rest, ok := strings.CutPrefix(name, p); ok && rest != "" && rest[0] >= '0' && rest[0] <= '9' {
 			return true
 		}
@@ -105,8 +124,8 @@ func virtual(name string) bool {
 	return strings.HasPrefix(name, "mmcblk") && (strings.Contains(name, "boot") || strings.Contains(name, "rpmb"))
 }
 
-// Stat describes the disk or plain file at path. The error of a path that is
-// neither says so.
+// Stat describes the disk, partition (see Info.Parent) or plain file at path.
+// The error of a path that is none of them says so.
 func Stat(path string) (Info, error) { return Sysfs{}.Stat(path) }
 
 // Stat is like the function Stat, reading below s.Root/sys.
@@ -125,16 +144,21 @@ func (s Sysfs) Stat(path string) (Info, error) {
 	case st.Mode()&fs.ModeDevice == 0 || st.Mode()&fs.ModeCharDevice != 0:
 		return Info{}, fmt.Errorf("disk %s: neither a block device nor a plain file", path)
 	}
-	sys, err := sysDir(s, st.Sys())
+	info, err := s.open(st)
 	if err != nil {
 		return Info{}, fmt.Errorf("disk %s: %w", path, err)
 	}
-	info, err := s.named(filepath.Base(sys))
+	info.Path = path
+	return info, nil
+}
+
+// open describes the block device that st is of, by its device number.
+func (s Sysfs) open(st fs.FileInfo) (Info, error) {
+	dir, err := sysDir(s, st.Sys())
 	if err != nil {
 		return Info{}, err
 	}
-	info.Path = path
-	return info, nil
+	return s.named(filepath.Base(dir))
 }
 
 // sysDir finds the sysfs directory of an open or named block device by its
@@ -150,50 +174,58 @@ func sysDir(s Sysfs, sys any) (string, error) {
 
 func (s Sysfs) named(name string) (Info, error) {
 	dir := s.path("sys/class/block", name)
-	sectors, err := os.ReadFile(filepath.Join(dir, "size"))
-	if err != nil {
-		return Info{}, fmt.Errorf("disk %s: %w", name, err)
-	}
-	n, err := strconv.ParseInt(strings.TrimSpace(string(sectors)), 10, 64)
-	if err != nil {
-		return Info{}, fmt.Errorf("disk %s: size: %w", name, err)
-	}
-	info := Info{
-		Name:          name,
-		Path:          s.path("dev", name),
-		Size:          n * 512, // sysfs counts 512-byte units whatever the block size
-		LogicalBlock:  intAttr(filepath.Join(dir, "queue/logical_block_size"), 512),
-		PhysicalBlock: intAttr(filepath.Join(dir, "queue/physical_block_size"), 512),
-		Rotational:    attr(filepath.Join(dir, "queue/rotational")) == "1",
-		ReadOnly:      attr(filepath.Join(dir, "ro")) == "1",
-		Removable:     attr(filepath.Join(dir, "removable")) == "1",
-	}
 	real, err := filepath.EvalSymlinks(dir)
 	if err != nil {
 		return Info{}, fmt.Errorf("disk %s: %w", name, err)
 	}
-	info.Transport = transport(name, real)
-	info.Vendor = attr(filepath.Join(dir, "device/vendor"))
+	sectors, err := strconv.ParseInt(attr(filepath.Join(real, "size")), 10, 64)
+	if err != nil {
+		return Info{}, fmt.Errorf("disk %s: size: %w", name, err)
+	}
+	if sectors < 0 || sectors > math.MaxInt64/512 {
+		return Info{}, fmt.Errorf("disk %s: size of %d sectors is out of range", name, sectors)
+	}
+	disk, parent := real, ""
+	if exists(filepath.Join(real, "partition")) {
+		disk = filepath.Dir(real)
+		parent = filepath.Base(disk)
+	}
+	info := Info{
+		Name:          name,
+		Path:          s.path("dev", strings.ReplaceAll(name, "!", "/")), // sysfs writes cciss/c0d0 as cciss!c0d0
+		Size:          sectors * 512,                                     // sysfs counts 512-byte units whatever the block size
+		LogicalBlock:  intAttr(filepath.Join(disk, "queue/logical_block_size"), 512),
+		PhysicalBlock: intAttr(filepath.Join(disk, "queue/physical_block_size"), 512),
+		Transport:     s.transport(disk),
+		Rotational:    attr(filepath.Join(disk, "queue/rotational")) == "1",
+		ReadOnly:      attr(filepath.Join(real, "ro")) == "1",
+		Removable:     attr(filepath.Join(disk, "removable")) == "1",
+		Vendor:        attr(filepath.Join(disk, "device/vendor")),
+		Model:         firstAttr(disk, "device/model", "device/name"),
+		Serial:        firstAttr(disk, "device/serial", "serial"),
+		WWN:           firstAttr(disk, "wwid", "device/wwid"),
+		Firmware:      firstAttr(disk, "device/firmware_rev", "device/rev", "device/fwrev"),
+		Parent:        parent,
+	}
 	if strings.HasPrefix(info.Vendor, "0x") { // a PCI id, not a name
 		info.Vendor = ""
 	}
-	info.Model = firstAttr(dir, "device/model", "device/name")
-	info.Firmware = firstAttr(dir, "device/firmware_rev", "device/rev", "device/fwrev")
-	info.WWN = firstAttr(dir, "wwid", "device/wwid")
-	info.Serial = firstAttr(dir, "device/serial", "serial")
 	if info.Serial == "" {
-		info.Serial = vpdSerial(filepath.Join(dir, "device/vpd_pg80"))
+		info.Serial = vpdSerial(filepath.Join(disk, "device/vpd_pg80"))
 	}
 	return info, nil
 }
 
-// transport tells the bus from the real path in /sys/devices. The order
-// matters: a USB bridge also shows a SCSI host, and libata shows "ata".
-func transport(name, real string) Transport {
-	has := func(part string) bool { return strings.Contains(real, part) }
+// transport tells the bus from the disk's real path below /sys/devices. The
+// order matters: a USB bridge also shows a SCSI host, and so does libata.
+func (s Sysfs) transport(disk string) Transport {
+	_, bus, _ := strings.Cut(disk, "/devices/")
+	bus = "/" + bus
+	has := func(part string) bool { return strings.Contains(bus, part) }
+	name := filepath.Base(disk)
 	switch {
 	case strings.HasPrefix(name, "nvme"):
-		return NVMe
+		return nvmeTransport(disk)
 	case strings.HasPrefix(name, "mmcblk"):
 		return MMC
 	case strings.HasPrefix(name, "vd"):
@@ -204,6 +236,10 @@ func transport(name, real string) Transport {
 		return SATA
 	case has("/end_device-"):
 		return SAS
+	case has("/session"):
+		return ISCSI
+	case has("/rport-"):
+		return FC
 	case has("/virtio"):
 		return Virtio
 	case has("/host"):
@@ -212,11 +248,37 @@ func transport(name, real string) Transport {
 	return Other
 }
 
-// vpdSerial decodes SCSI VPD page 80h, the unit serial number (SPC-5 7.7.15):
-// a 4-byte header whose last two bytes are the length, then ASCII.
+// nvmeTransport asks the controller; behind a multipath head, the first of the
+// subsystem's controllers.
+func nvmeTransport(disk string) Transport {
+	files := []string{filepath.Join(disk, "device/transport")}
+	if paths, err := filepath.Glob(filepath.Join(disk, "device/nvme*/transport")); err == nil {
+		files = append(files, paths...)
+	}
+	for _, f := range files {
+		switch attr(f) {
+		case "":
+		case "pcie":
+			return NVMe
+		default:
+			return NVMeoF
+		}
+	}
+	return NVMe
+}
+
 func vpdSerial(path string) string {
-	b, err := os.ReadFile(path)
-	if err != nil || len(b) < 4 || b[1] != 0x80 {
+	b, err := readBounded(path)
+	if err != nil {
+		return ""
+	}
+	return decodeVPDSerial(b)
+}
+
+// decodeVPDSerial decodes SCSI VPD page 80h, the unit serial number (SPC-5
+// 7.7.15): a 4-byte header whose last two bytes are the length, then ASCII.
+func decodeVPDSerial(b []byte) string {
+	if len(b) < 4 || b[1] != 0x80 {
 		return ""
 	}
 	n := int(b[2])<<8 | int(b[3])
@@ -233,25 +295,36 @@ func firstAttr(dir string, names ...string) string {
 }
 
 func attr(path string) string {
-	b, err := os.ReadFile(path)
+	b, err := readBounded(path)
 	if err != nil {
 		return ""
 	}
 	return clean(string(b))
 }
 
-// clean makes a string a device reported safe to show: no control characters,
-// bounded, trimmed.
+// readBounded reads a file of sysfs. None is larger than a page but the SCSI
+// VPD pages, whose length is a 16-bit number.
+func readBounded(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, 4+math.MaxUint16))
+}
+
+// clean makes a string a device reported safe to show: what can be printed
+// only, bounded, trimmed.
 func clean(s string) string {
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
+		if !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r
 	}, strings.ToValidUTF8(s, ""))
 	s = strings.TrimSpace(s)
 	if len(s) > 256 {
-		s = strings.ToValidUTF8(s[:256], "")
+		s = strings.TrimSpace(strings.ToValidUTF8(s[:256], ""))
 	}
 	return s
 }
