@@ -3,7 +3,7 @@ package teeth
 import "encoding/json"
 
 // Methods of the protocol. The document spells the last group "standbye", the
-// original agent "standby"; Standby and Standbye convert.
+// original agent "standby"; Canonical and Legacy convert.
 const (
 	MethodHandshake      = "handshake" // agent to server, first line of a session
 	MethodPing           = "ping"      // both ways; params are echoed as result
