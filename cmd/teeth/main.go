@@ -36,7 +36,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 control plane not re
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(labCommand())
+	root.AddCommand(initramfsCommand(), labCommand())
 	return root
 }
 

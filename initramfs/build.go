@@ -1,0 +1,258 @@
+package initramfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/teeth-metal/teeth/initramfs/kmod"
+	"github.com/teeth-metal/teeth/initramfs/sentinel"
+	"github.com/u-root/u-root/pkg/cpio"
+	"golang.org/x/sys/unix"
+)
+
+// Build writes teeth-ARCH.cpio.zst, vmlinuz-ARCH and the manifest
+// teeth-ARCH.json (and teeth-rescue-ARCH.cpio.zst) into Options.OutDir, and
+// returns the manifest. Each file appears whole or not at all.
+func Build(ctx context.Context, opt Options) (*Manifest, error) {
+	o, err := opt.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	p, err := profileByName(o.Profile)
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{o.OutDir, o.CacheDir} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	unlock, err := lock(ctx, o.CacheDir, o.Log)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	b := builder{Options: o, profile: p, manifest: &Manifest{
+		Format: 1, Profile: o.Profile, Arch: o.Arch, Version: o.Version,
+		Modules: []ModuleFile{}, ModulesMissing: []string{}, Firmware: []FirmwareFile{}, FirmwareMissing: []MissingFirmware{},
+	}}
+	if err := b.build(ctx); err != nil {
+		return nil, fmt.Errorf("build %s image: %w", o.Profile, err)
+	}
+	return b.manifest, nil
+}
+
+// builder is one build.
+type builder struct {
+	Options
+	profile  profile
+	manifest *Manifest
+
+	lower   []byte // compressed archive of all that comes with the kernel
+	entries int    // in lower
+	bytes   int64
+}
+
+func (b *builder) build(ctx context.Context) error {
+	start := time.Now()
+	step := func(name string) {
+		b.Log.Debug("step done", "step", name, "after", time.Since(start).Round(time.Millisecond))
+	}
+	// The agent first: a build most often fails because it does not compile.
+	init, info, err := agent(ctx, b.Options)
+	if err != nil {
+		return err
+	}
+	b.manifest.Agent = info
+	step("agent")
+	if err := b.buildLower(ctx); err != nil {
+		return err
+	}
+	step("kernel and modules")
+	upper, err := b.buildUpper(ctx, init)
+	if err != nil {
+		return err
+	}
+	step("image")
+	image := append(b.lower, upper...)
+	b.manifest.Image = fileOf(b.imageName(), image)
+	if err := writeFile(b.OutDir, b.imageName(), image); err != nil {
+		return err
+	}
+	if b.Rescue {
+		rescue, err := buildRescue(ctx, b.Options)
+		if err != nil {
+			return err
+		}
+		f := fileOf(b.rescueName(), rescue)
+		b.manifest.Rescue = &f
+		if err := writeFile(b.OutDir, b.rescueName(), rescue); err != nil {
+			return err
+		}
+		step("rescue image")
+	}
+	j, err := b.manifest.encode()
+	if err != nil {
+		return err
+	}
+	return writeFile(b.OutDir, b.manifestName(), j)
+}
+
+// buildLower makes the archive of modules, firmware and certificates, and
+// copies the kernel to its place.
+func (b *builder) buildLower(ctx context.Context) error {
+	pkgs, err := openPackages(b.CacheDir, b.Arch, b.Update, b.Log)
+	if err != nil {
+		return err
+	}
+	kernelDir := b.KernelDir
+	if kernelDir == "" {
+		pkg, dir, err := pkgs.kernel(ctx)
+		if err != nil {
+			return fmt.Errorf("kernel: %w", err)
+		}
+		kernelDir, b.manifest.Kernel.PackageVersion = dir, pkg.Version
+	}
+	image, modules, err := findKernel(kernelDir)
+	if err != nil {
+		return err
+	}
+	kernel, err := os.ReadFile(image)
+	if err != nil {
+		return err
+	}
+	tree, err := kmod.Open(ctx, modules)
+	if err != nil {
+		return err
+	}
+	b.manifest.Kernel.File = fileOf(b.kernelName(), kernel)
+	b.manifest.Kernel.Version = tree.Version
+	if err := writeFile(b.OutDir, b.kernelName(), kernel); err != nil {
+		return err
+	}
+
+	a := newArchive()
+	set, err := addModules(ctx, a, b.manifest, tree, b.profile)
+	if err != nil {
+		return err
+	}
+	sources, err := firmwareSources(ctx, pkgs, b.profile, b.KernelDir)
+	if err != nil {
+		return err
+	}
+	if err := addFirmware(a, b.manifest, set, sources); err != nil {
+		return err
+	}
+	if b.profile.certificates {
+		if err := addCertificates(ctx, a, pkgs); err != nil {
+			return err
+		}
+	}
+	if n := len(b.manifest.ModulesMissing); n > 0 {
+		b.Log.Warn("modules not in this kernel", "count", n, "names", strings.Join(b.manifest.ModulesMissing, ", "))
+	}
+	if n := len(b.manifest.FirmwareMissing); n > 0 {
+		b.Log.Warn("firmware in none of Debian's packages, see the manifest", "count", n)
+	}
+	b.manifest.Packages = pkgs.list()
+	b.entries, b.bytes = len(a.records), a.bytes
+	b.lower, err = cached(ctx, b.CacheDir, a)
+	return err
+}
+
+// cached returns the archive compressed, from the cache if it was made before.
+// The key covers every byte of the input, so a stale hit is not possible.
+func cached(ctx context.Context, cacheDir string, a *archive) ([]byte, error) {
+	dir := filepath.Join(cacheDir, "layer")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	name := a.key() + ".cpio.zst"
+	b, err := os.ReadFile(filepath.Join(dir, name))
+	if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return b, err
+	}
+	b, err = a.compressed(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return b, writeFile(dir, name, b)
+}
+
+// buildUpper makes the archive of the agent and the empty house around it. Its
+// last entry is the sentinel.
+func (b *builder) buildUpper(ctx context.Context, init []byte) ([]byte, error) {
+	a := newArchive()
+	var err error
+	for _, dir := range []struct {
+		name string
+		perm uint64
+	}{
+		{"dev", 0o755}, {"proc", 0o555}, {"sys", 0o555}, {"run", 0o755}, {"etc", 0o755}, {"mnt", 0o755},
+		{"root", 0o700}, {"tmp", 0o1777}, {"var", 0o755}, {"lib", 0o755}, {"lib/modules", 0o755}, {"lib/firmware", 0o755},
+	} {
+		err = errors.Join(err, a.dir(dir.name, dir.perm))
+	}
+	for _, dev := range []cpio.Record{
+		// Linux Documentation/admin-guide/devices.txt; the kernel opens
+		// dev/console for /init before anything can be mounted.
+		cpio.CharDev("dev/console", 0o600, 5, 1),
+		cpio.CharDev("dev/kmsg", 0o644, 1, 11),
+		cpio.CharDev("dev/null", 0o666, 1, 3),
+	} {
+		err = errors.Join(err, a.add(dev, ""))
+	}
+	for _, f := range []struct {
+		name, content string
+		perm          uint64
+	}{
+		{"init", string(init), 0o755},
+		{"etc/hosts", "127.0.0.1 localhost\n::1 localhost\n", 0o644},
+		{"etc/os-release", fmt.Sprintf("ID=teeth\nNAME=Teeth\nVERSION_ID=%s\n", b.Version), 0o644},
+	} {
+		_, e := a.file(f.name, []byte(f.content), f.perm)
+		err = errors.Join(err, e)
+	}
+	if err != nil {
+		return nil, err
+	}
+	counts := sentinel.Counts{Entries: b.entries + len(a.records), Bytes: b.bytes + a.bytes}
+	b.manifest.Entries, b.manifest.Bytes = counts.Entries, counts.Bytes
+	last := cpio.StaticFile(sentinel.Name, counts.String(), 0o444)
+	last.NLink = 1
+	return a.compressed(ctx, last)
+}
+
+// lock takes the cache for one build, waiting for another to end.
+func lock(ctx context.Context, dir string, log *slog.Logger) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	for waited := false; ; waited = true {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
+		}
+		if !waited {
+			log.Info("waiting for another build with the same cache", "cache", dir)
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
