@@ -64,8 +64,9 @@ type Log struct {
 }
 
 // TaskStatus is an update on a task. ETA and Percent go with Running, Msg with
-// Failed. Result and Seq are ours: what the task produced, and a number that
-// grows with every update of a task so that a repeated one is known as such.
+// Failed; ETA is left out while nothing is known of it. Result and Seq are ours:
+// what the task produced, and a number that grows with every update of a task
+// within one boot of the agent, so that a repeated one is known as such.
 type TaskStatus struct {
 	TaskID  string          `json:"task_id"`
 	State   State           `json:"state"`
