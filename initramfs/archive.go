@@ -90,9 +90,8 @@ func (a *archive) key() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// write writes the archive as one zstd frame. last, if not empty, is a file
-// that goes behind everything else whatever its name.
-func (a *archive) write(ctx context.Context, w io.Writer, last ...cpio.Record) error {
+// write writes the archive as one zstd frame.
+func (a *archive) write(ctx context.Context, w io.Writer) error {
 	z, err := zstd.NewWriter(w,
 		zstd.WithEncoderLevel(zstd.SpeedBestCompression),
 		zstd.WithEncoderConcurrency(1)) // more would make the bytes depend on timing
@@ -108,11 +107,6 @@ func (a *archive) write(ctx context.Context, w io.Writer, last ...cpio.Record) e
 			return errors.Join(fmt.Errorf("write image entry %s: %w", name, err), z.Close())
 		}
 	}
-	for _, r := range last {
-		if err := rw.WriteRecord(r); err != nil {
-			return errors.Join(fmt.Errorf("write image entry %s: %w", r.Name, err), z.Close())
-		}
-	}
 	if err := cpio.WriteTrailer(rw); err != nil {
 		return errors.Join(err, z.Close())
 	}
@@ -125,8 +119,8 @@ func fileOf(name string, content []byte) File {
 }
 
 // compressed is write into memory.
-func (a *archive) compressed(ctx context.Context, last ...cpio.Record) ([]byte, error) {
+func (a *archive) compressed(ctx context.Context) ([]byte, error) {
 	var b bytes.Buffer
-	err := a.write(ctx, &b, last...)
+	err := a.write(ctx, &b)
 	return b.Bytes(), err
 }

@@ -55,9 +55,8 @@ type builder struct {
 	profile  profile
 	manifest *Manifest
 
-	lower   []byte // compressed archive of all that comes with the kernel
-	entries int    // in lower
-	bytes   int64
+	image []byte          // so far: archives, compressed
+	count sentinel.Counts // of what is in it
 }
 
 func (b *builder) build(ctx context.Context) error {
@@ -72,18 +71,19 @@ func (b *builder) build(ctx context.Context) error {
 	}
 	b.manifest.Agent = info
 	step("agent")
-	if err := b.buildLower(ctx); err != nil {
+	if err := b.addBase(ctx, init); err != nil {
 		return err
 	}
-	step("kernel and modules")
-	upper, err := b.buildUpper(ctx, init)
-	if err != nil {
+	step("base archive")
+	if err := b.addKernel(ctx); err != nil {
 		return err
 	}
-	step("image")
-	image := append(b.lower, upper...)
-	b.manifest.Image = fileOf(b.imageName(), image)
-	if err := writeFile(b.OutDir, b.imageName(), image); err != nil {
+	step("kernel, modules and firmware")
+	if err := b.addSentinel(ctx); err != nil {
+		return err
+	}
+	b.manifest.Image = fileOf(b.imageName(), b.image)
+	if err := writeFile(b.OutDir, b.imageName(), b.image); err != nil {
 		return err
 	}
 	if b.Rescue {
@@ -105,9 +105,70 @@ func (b *builder) build(ctx context.Context) error {
 	return writeFile(b.OutDir, b.manifestName(), j)
 }
 
-// buildLower makes the archive of modules, firmware and certificates, and
+// addBase appends the archive of the agent and the empty house around it. It is
+// the first, so that the agent runs, and can say what is wrong, even if there is
+// no memory for the rest.
+func (b *builder) addBase(ctx context.Context, init []byte) error {
+	a := newArchive()
+	var err error
+	for _, dir := range []struct {
+		name string
+		perm uint64
+	}{
+		{"dev", 0o755}, {"proc", 0o555}, {"sys", 0o555}, {"run", 0o755}, {"etc", 0o755}, {"mnt", 0o755},
+		{"root", 0o700}, {"tmp", 0o1777}, {"var", 0o755}, {"lib", 0o755}, {"lib/modules", 0o755}, {"lib/firmware", 0o755},
+	} {
+		err = errors.Join(err, a.dir(dir.name, dir.perm))
+	}
+	for _, dev := range []cpio.Record{
+		// Linux Documentation/admin-guide/devices.txt; the kernel opens
+		// dev/console for /init before anything can be mounted.
+		cpio.CharDev("dev/console", 0o600, 5, 1),
+		cpio.CharDev("dev/kmsg", 0o644, 1, 11),
+		cpio.CharDev("dev/null", 0o666, 1, 3),
+	} {
+		err = errors.Join(err, a.add(dev, ""))
+	}
+	for _, f := range []struct {
+		name, content string
+		perm          uint64
+	}{
+		{"init", string(init), 0o755},
+		{"etc/hosts", "127.0.0.1 localhost\n::1 localhost\n", 0o644},
+		{"etc/os-release", fmt.Sprintf("ID=teeth\nNAME=Teeth\nVERSION_ID=%s\n", b.Version), 0o644},
+	} {
+		_, e := a.file(f.name, []byte(f.content), f.perm)
+		err = errors.Join(err, e)
+	}
+	if err != nil {
+		return err
+	}
+	compressed, err := a.compressed(ctx)
+	b.append(a, compressed)
+	return err
+}
+
+// addSentinel appends the archive that tells the agent that there is no more.
+func (b *builder) addSentinel(ctx context.Context) error {
+	b.manifest.Entries, b.manifest.Bytes = b.count.Entries, b.count.Bytes
+	a := newArchive()
+	if _, err := a.file(sentinel.Name, []byte(b.count.String()), 0o444); err != nil {
+		return err
+	}
+	compressed, err := a.compressed(ctx)
+	b.append(a, compressed)
+	return err
+}
+
+func (b *builder) append(a *archive, compressed []byte) {
+	b.image = append(b.image, compressed...)
+	b.count.Entries += len(a.records)
+	b.count.Bytes += a.bytes
+}
+
+// addKernel appends the archive of modules, firmware and certificates, and
 // copies the kernel to its place.
-func (b *builder) buildLower(ctx context.Context) error {
+func (b *builder) addKernel(ctx context.Context) error {
 	pkgs, err := openPackages(b.CacheDir, b.Arch, b.Update, b.Log)
 	if err != nil {
 		return err
@@ -162,8 +223,8 @@ func (b *builder) buildLower(ctx context.Context) error {
 		b.Log.Warn("firmware in none of Debian's packages, see the manifest", "count", n)
 	}
 	b.manifest.Packages = pkgs.list()
-	b.entries, b.bytes = len(a.records), a.bytes
-	b.lower, err = cached(ctx, b.CacheDir, a)
+	compressed, err := cached(ctx, b.CacheDir, a)
+	b.append(a, compressed)
 	return err
 }
 
@@ -184,50 +245,6 @@ func cached(ctx context.Context, cacheDir string, a *archive) ([]byte, error) {
 		return nil, err
 	}
 	return b, writeFile(dir, name, b)
-}
-
-// buildUpper makes the archive of the agent and the empty house around it. Its
-// last entry is the sentinel.
-func (b *builder) buildUpper(ctx context.Context, init []byte) ([]byte, error) {
-	a := newArchive()
-	var err error
-	for _, dir := range []struct {
-		name string
-		perm uint64
-	}{
-		{"dev", 0o755}, {"proc", 0o555}, {"sys", 0o555}, {"run", 0o755}, {"etc", 0o755}, {"mnt", 0o755},
-		{"root", 0o700}, {"tmp", 0o1777}, {"var", 0o755}, {"lib", 0o755}, {"lib/modules", 0o755}, {"lib/firmware", 0o755},
-	} {
-		err = errors.Join(err, a.dir(dir.name, dir.perm))
-	}
-	for _, dev := range []cpio.Record{
-		// Linux Documentation/admin-guide/devices.txt; the kernel opens
-		// dev/console for /init before anything can be mounted.
-		cpio.CharDev("dev/console", 0o600, 5, 1),
-		cpio.CharDev("dev/kmsg", 0o644, 1, 11),
-		cpio.CharDev("dev/null", 0o666, 1, 3),
-	} {
-		err = errors.Join(err, a.add(dev, ""))
-	}
-	for _, f := range []struct {
-		name, content string
-		perm          uint64
-	}{
-		{"init", string(init), 0o755},
-		{"etc/hosts", "127.0.0.1 localhost\n::1 localhost\n", 0o644},
-		{"etc/os-release", fmt.Sprintf("ID=teeth\nNAME=Teeth\nVERSION_ID=%s\n", b.Version), 0o644},
-	} {
-		_, e := a.file(f.name, []byte(f.content), f.perm)
-		err = errors.Join(err, e)
-	}
-	if err != nil {
-		return nil, err
-	}
-	counts := sentinel.Counts{Entries: b.entries + len(a.records), Bytes: b.bytes + a.bytes}
-	b.manifest.Entries, b.manifest.Bytes = counts.Entries, counts.Bytes
-	last := cpio.StaticFile(sentinel.Name, counts.String(), 0o444)
-	last.NLink = 1
-	return a.compressed(ctx, last)
 }
 
 // lock takes the cache for one build, waiting for another to end.

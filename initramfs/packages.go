@@ -49,6 +49,9 @@ func openPackages(dir, arch string, update bool, log *slog.Logger) (*packages, e
 		return nil, fmt.Errorf("read package cache: %w", err)
 	}
 	for name, pkg := range p.chosen {
+		if pkg.SHA256 == "" { // known not to exist
+			continue
+		}
 		if len(pkg.SHA256) != 64 || strings.ContainsAny(pkg.SHA256, "/.") {
 			return nil, fmt.Errorf("package cache %s: %s has no valid SHA-256; remove the cache and build again", dir, name)
 		}
@@ -74,6 +77,9 @@ func (p *packages) kernel(ctx context.Context) (apt.Package, string, error) {
 // follow, if not nil, says which package to take instead of a meta-package.
 func (p *packages) get(ctx context.Context, name string, follow func(apt.Package) (string, error)) (apt.Package, string, error) {
 	pkg, ok := p.chosen[name]
+	if ok && pkg.SHA256 == "" {
+		return pkg, "", fmt.Errorf("package %s: %w", name, apt.ErrNotFound)
+	}
 	if ok {
 		if dir := p.unpacked(pkg); dir != "" {
 			p.used[pkg.Name] = pkg
@@ -86,6 +92,10 @@ func (p *packages) get(ctx context.Context, name string, follow func(apt.Package
 	// Also when it was chosen before and its files are gone: the archive may
 	// no longer have that version.
 	pkg, err := p.client.Show(ctx, name)
+	if errors.Is(err, apt.ErrNotFound) {
+		p.chosen[name] = apt.Package{Name: name}
+		return pkg, "", errors.Join(err, p.save())
+	}
 	if err != nil {
 		return pkg, "", err
 	}

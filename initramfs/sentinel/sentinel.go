@@ -3,8 +3,8 @@
 //
 // The kernel unpacks an initramfs into a tmpfs that may take half of the
 // memory. When that runs out it prints one line and boots on with half a tree.
-// The builder therefore writes Name as the very last entry of the archive: if
-// it is there and whole, so is everything before it.
+// The builder therefore writes Name as the very last entry of the image: if it
+// is there and whole, so is everything before it.
 package sentinel
 
 import (
