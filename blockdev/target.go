@@ -3,33 +3,40 @@ package blockdev
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
-	"syscall"
 )
 
 // ErrProtected is wrapped by errors about a disk that must not be written, such
 // as the boot medium or the image cache.
 var ErrProtected = errors.New("disk is protected")
 
-// OpenTarget opens the disk at path for writing after every check that comes
-// before destroying data: it is the disk that expect names, it is none of the
-// protected paths, it can be written, and nobody uses it. The errors wrap
-// ErrMismatch, ErrProtected or ErrInUse.
+// OpenTarget opens the whole disk or plain file at path for writing after every
+// check that comes before destroying data: it is the disk that expect names, it
+// is on none of the protected paths (disks, partitions of disks or files; one
+// that does not exist protects nothing), it can be written, and nobody uses it.
+// The errors wrap ErrMismatch, ErrProtected or ErrInUse.
 func OpenTarget(path string, expect Identity, protected []string) (*Device, error) {
 	info, err := Stat(path)
 	if err != nil {
 		return nil, err
 	}
+	switch {
+	case info.Parent != "":
+		return nil, fmt.Errorf("disk %s: a partition of %s, name the whole disk: %w", path, info.Parent, ErrMismatch)
+	case info.Size == 0:
+		return nil, fmt.Errorf("disk %s: its size is zero, there is no medium", path)
+	}
 	if err := info.Match(expect); err != nil {
 		return nil, err
 	}
 	for _, p := range protected {
-		same, err := samePath(path, p)
+		same, err := info.on(p)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("disk %s: whether it is the protected disk %s: %w", path, p, err)
 		}
 		if same {
-			return nil, fmt.Errorf("disk %s: %w", path, ErrProtected)
+			return nil, fmt.Errorf("disk %s: %w (%s)", path, ErrProtected, p)
 		}
 	}
 	if info.ReadOnly {
@@ -42,33 +49,38 @@ func OpenTarget(path string, expect Identity, protected []string) (*Device, erro
 	if err != nil {
 		return nil, err
 	}
-	// The path may have been replaced since it was compared.
-	if err := d.Info.Match(expect); err != nil {
+	// The path may have come to mean another disk since the checks.
+	if d.Info != info {
 		d.Close()
-		return nil, err
+		return nil, fmt.Errorf("disk %s: changed while it was opened: %w", path, ErrMismatch)
 	}
 	return d, nil
 }
 
-// samePath reports whether two paths lead to one disk or file. A path that no
-// longer exists protects nothing.
-func samePath(a, b string) (bool, error) {
-	sa, err := os.Stat(a)
-	if err != nil {
-		return false, fmt.Errorf("disk %s: %w", a, err)
-	}
-	sb, err := os.Stat(b)
-	if errors.Is(err, os.ErrNotExist) {
+// on reports whether the path other leads to the whole disk or plain file i, or
+// to a partition of it. Disks are compared by device number, since several nodes
+// may have the same.
+func (i Info) on(other string) (bool, error) {
+	st, err := os.Stat(other)
+	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("protected disk %s: %w", b, err)
+		return false, err
 	}
-	if os.SameFile(sa, sb) {
-		return true, nil
+	if i.Transport == File {
+		own, err := os.Stat(i.Path)
+		if err != nil {
+			return false, err
+		}
+		return os.SameFile(own, st), nil
 	}
-	// Two nodes may have one device number.
-	ra, oka := sa.Sys().(*syscall.Stat_t)
-	rb, okb := sb.Sys().(*syscall.Stat_t)
-	return oka && okb && sa.Mode()&os.ModeDevice != 0 && sb.Mode()&os.ModeDevice != 0 && ra.Rdev == rb.Rdev, nil
+	if st.Mode().IsRegular() {
+		return false, nil
+	}
+	o, err := Stat(other)
+	if err != nil {
+		return false, err
+	}
+	return o.Name == i.Name || o.Parent == i.Name, nil
 }

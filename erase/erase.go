@@ -79,11 +79,11 @@ type Report struct {
 }
 
 // Disk erases the whole disk or plain file at path and verifies it. Errors that
-// wrap ErrRefused (and blockdev.ErrMismatch or blockdev.ErrInUse where that is
-// the reason) say that the disk was not touched. Any other error, the context's
+// wrap ErrRefused (and one of blockdev.ErrMismatch, ErrProtected and ErrInUse
+// where that is the reason) say that the disk was not touched. Any other error, the context's
 // included, leaves a disk that is partly erased.
 func Disk(ctx context.Context, path string, opt Options) (Report, error) {
-	r := Report{Method: opt.Method, Verify: opt.Verify, Started: time.Now().UTC()}
+	r := Report{Disk: blockdev.Info{Path: path}, Method: opt.Method, Verify: opt.Verify, Started: time.Now().UTC()}
 	err := disk(ctx, path, opt, &r)
 	r.Finished = time.Now().UTC()
 	return r, err
@@ -118,6 +118,25 @@ func disk(ctx context.Context, path string, opt Options, r *Report) error {
 		r.Warnings = append(r.Warnings, err.Error())
 	}
 	return nil
+}
+
+// open opens the disk at path for erasing if nothing speaks against it, and
+// notes in r which disk it is.
+func open(path string, opt Options, r *Report) (*blockdev.Device, error) {
+	info, err := blockdev.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	r.Disk = info
+	if opt.Expect.IsZero() && !opt.AnyDisk {
+		return nil, fmt.Errorf("%w: disk %s: the command names no disk; give its serial number, WWN or size", ErrRefused, path)
+	}
+	dev, err := blockdev.OpenTarget(path, opt.Expect, opt.Protected)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
+	}
+	r.Disk = dev.Info
+	return dev, nil
 }
 
 func check(m Method, v Verify) error {
