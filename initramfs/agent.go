@@ -71,22 +71,46 @@ func sourceRoot(dir string) (string, error) {
 // toolchain.
 func goBuild(ctx context.Context, src, pkg, out, arch, version string) error {
 	ldflags := "-s -w -buildid= -X main.version=" + version
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", ldflags, "-o", out, pkg)
-	cmd.Dir = src
-	// The caller's environment counts for proxies and caches only. GOFLAGS must
-	// not be empty: Go takes that as unset and reads `go env -w` settings.
-	cmd.Env = append(os.Environ(),
-		"CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch, "GOAMD64=v1",
-		"GOFLAGS=-buildvcs=false", "GOWORK=off", "GOEXPERIMENT=", "GOFIPS140=off", "GODEBUG=")
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
+	_, err := goCommand(ctx, src, arch, "build", "-trimpath", "-buildvcs=false", "-ldflags", ldflags, "-o", out, pkg)
+	return err
+}
+
+// goEnv is the environment of a Go command that builds for arch, or for this
+// machine if arch is empty. Of the caller's own it takes what does not change
+// the result: proxies, caches.
+func goEnv(arch string) []string {
+	env := append(os.Environ(),
+		// Not empty: Go takes that as unset and reads `go env -w` settings.
+		"GOFLAGS=-buildvcs=false",
+		"CGO_ENABLED=0", "GOAMD64=v1", "GOWORK=off", "GOEXPERIMENT=", "GOFIPS140=off")
+	if arch == "" {
+		return append(env, "GOOS=", "GOARCH=")
+	}
+	return append(env, "GOOS=linux", "GOARCH="+arch)
+}
+
+func goCommand(ctx context.Context, src, arch string, args ...string) (string, error) {
+	return run(ctx, src, goEnv(arch), "go", args...)
+}
+
+func run(ctx context.Context, dir string, env []string, program string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir, cmd.Env = dir, env
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return fmt.Errorf("go build %s in %s: %w: %s", pkg, src, err, strings.TrimSpace(stderr.String()))
+		return "", fmt.Errorf("%s %s in %s: %w: %s", filepath.Base(program), args[0], dir, err, tail(errs.String()+out.String()))
 	}
-	return nil
+	return out.String(), nil
+}
+
+// tail keeps the last lines of a program's output, where the cause is.
+func tail(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return strings.Join(lines[max(0, len(lines)-10):], "\n")
 }
 
 func describeAgent(b []byte) (AgentInfo, error) {
