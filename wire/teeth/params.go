@@ -47,6 +47,9 @@ type Handshake struct {
 	MACs    []string `json:"macs,omitempty"`
 	BootID  string   `json:"boot_id,omitempty"` // differs after every boot
 	Token   string   `json:"token,omitempty"`
+	// Endpoint is the host:port under which the agent reached the server, which
+	// the server behind address translation cannot know.
+	Endpoint string `json:"endpoint,omitempty"`
 }
 
 // HandshakeResult is the server's answer; a peer may answer anything.
