@@ -63,10 +63,19 @@ func (m *machine) command(c command) error {
 		if m.ok(true); len(args) > 0 {
 			m.status, _ = strconv.Atoi(args[0])
 		}
+		if m.scopes == 0 { // GRUB complains, and goes on
+			m.ok(false)
+			return nil
+		}
 		return errReturn
-	case "break":
-		return errBreak
-	case "continue":
+	case "break", "continue":
+		switch {
+		case m.loops == 0:
+			m.ok(false)
+			return nil
+		case name == "break":
+			return errBreak
+		}
 		return errContinue
 	case "shift":
 		m.ok(len(m.params) > 0)
@@ -152,7 +161,7 @@ func (m *machine) include(name string, args []string) error {
 		err = m.config(file)
 	}
 	if err == nil || errors.Is(err, errMenu) || errors.Is(err, errBoot) || errors.Is(err, errLimit) ||
-		errors.Is(err, errReturn) || m.ctx.Err() != nil {
+		isJump(err) || m.ctx.Err() != nil {
 		return err
 	}
 	// GRUB prints that it cannot read the file, and goes on.

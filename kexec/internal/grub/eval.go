@@ -25,12 +25,17 @@ var errLimit = errors.New("the GRUB configuration asks for too much")
 
 // How a script stops before its end.
 var (
-	errReturn   = errors.New("return outside a function")
-	errBreak    = errors.New("break outside a loop")
-	errContinue = errors.New("continue outside a loop")
+	errReturn   = errors.New("return")
+	errBreak    = errors.New("break")
+	errContinue = errors.New("continue")
 	errBoot     = errors.New("boot")         // what is loaded is to be booted
 	errMenu     = errors.New("menu reached") // a configuration file has filled m.menu
 )
+
+// isJump reports whether err only moves control to a place further out.
+func isJump(err error) bool {
+	return errors.Is(err, errReturn) || errors.Is(err, errBreak) || errors.Is(err, errContinue)
+}
 
 type machine struct {
 	ctx    context.Context
@@ -49,6 +54,7 @@ type machine struct {
 	unread  error  // configuration files that could not be run
 	other   string // a command that starts something else
 
+	scopes, loops                      int // functions and loops that are being run
 	steps, calls, files, work, varSize int
 }
 
@@ -198,6 +204,8 @@ func (m *machine) ifElse(n ifElse) error {
 }
 
 func (m *machine) loop(n loop) error {
+	m.loops++
+	defer func() { m.loops-- }()
 	body := func() (stop bool, err error) {
 		if err := m.step(); err != nil {
 			return true, err
@@ -253,7 +261,8 @@ func (m *machine) call(body script) error {
 func (m *machine) function(body script, args []string) error {
 	saved := m.params
 	m.params = args
-	defer func() { m.params = saved }()
+	m.scopes++
+	defer func() { m.params = saved; m.scopes-- }()
 	m.status = 0
 	err := m.call(body)
 	if errors.Is(err, errReturn) {
@@ -291,7 +300,10 @@ func (m *machine) config(name string) error {
 	outer := m.menu
 	m.menu = new(menu)
 	err := m.source(name)
-	if err != nil && !errors.Is(err, errReturn) {
+	if isJump(err) {
+		m.menu = outer
+	}
+	if err != nil {
 		return err
 	}
 	if len(m.menu.entries) == 0 {

@@ -139,7 +139,7 @@ func (m *machine) entry(mn *menu, wanted, path string, depth int) (*Choice, erro
 	switch {
 	case errors.Is(err, errMenu): // the entry was a configfile command
 		return m.boot()
-	case err != nil && !errors.Is(err, errBoot) && !errors.Is(err, errReturn):
+	case err != nil && !errors.Is(err, errBoot):
 		return nil, fmt.Errorf("menu entry %q: %w", title, err)
 	case e.submenu && err == nil:
 		return m.entry(m.menu, m.vars["default"], title+">", depth+1)
