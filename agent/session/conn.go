@@ -1,0 +1,348 @@
+package session
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/teeth-metal/teeth/wire/teeth"
+)
+
+// queueLen is how many commands may wait for the one being handled. Beyond that
+// the connection is not read, and TCP slows the server down.
+const queueLen = 16
+
+// conn is one connection. Three goroutines share it: one reads, one handles
+// commands in their order, one writes.
+type conn struct {
+	s  *Session
+	nc net.Conn
+
+	commands    chan teeth.Message
+	replies     chan teeth.Message
+	handshaken  chan struct{} // closed when the handshake was answered
+	established atomic.Bool   // the same
+
+	mu      sync.Mutex
+	pending map[string]*item // by the id it was sent under
+	buf     []byte           // the writer's
+}
+
+// Items that are not kept over connections.
+var (
+	handshakeItem = &item{method: teeth.MethodHandshake}
+	pingItem      = &item{method: teeth.MethodPing, params: json.RawMessage("{}")}
+)
+
+func newConn(s *Session, nc net.Conn) *conn {
+	return &conn{
+		s: s, nc: nc,
+		commands:   make(chan teeth.Message, queueLen),
+		replies:    make(chan teeth.Message),
+		handshaken: make(chan struct{}),
+		pending:    make(map[string]*item),
+	}
+}
+
+// fatalError ends a connection, with a last message to the peer.
+type fatalError struct {
+	text string
+	err  error
+}
+
+func (e *fatalError) Error() string { return fmt.Sprintf("sent fatal error: %v", e.err) }
+func (e *fatalError) Unwrap() error { return e.err }
+
+// run talks until the connection ends, and says why it did.
+func (c *conn) run(ctx context.Context) error {
+	c.s.outbox.reset()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// Ending the context unblocks a read and a write; what is being written
+	// has a moment to get out.
+	stop := context.AfterFunc(ctx, func() {
+		c.nc.SetReadDeadline(time.Unix(1, 0))
+		c.nc.SetWriteDeadline(time.Now().Add(c.s.timers.last))
+	})
+	defer stop()
+
+	var wg sync.WaitGroup
+	for _, part := range []func(context.Context) error{c.read, c.handle, c.write} {
+		wg.Go(func() { cancel(part(ctx)) })
+	}
+	wg.Wait()
+
+	err := context.Cause(ctx)
+	var fatal *fatalError
+	if errors.As(err, &fatal) {
+		c.sayFatal(fatal.text)
+	}
+	return err
+}
+
+// sayFatal sends the last message and waits for the peer to have read it:
+// closing a socket with unread input would reset it and destroy the message.
+func (c *conn) sayFatal(text string) {
+	c.nc.SetDeadline(time.Now().Add(c.s.timers.last))
+	b, err := teeth.NewFatal(text).Append(nil)
+	if err != nil {
+		return
+	}
+	if _, err := c.nc.Write(b); err != nil {
+		return
+	}
+	if cw, ok := c.nc.(interface{ CloseWrite() error }); ok && cw.CloseWrite() == nil {
+		io.Copy(io.Discard, c.nc)
+	}
+}
+
+func (c *conn) read(ctx context.Context) error {
+	r := teeth.NewReader(c.nc)
+	for {
+		if err := c.nc.SetReadDeadline(time.Now().Add(c.s.timers.idle)); err != nil {
+			return err
+		}
+		if ctx.Err() != nil { // the deadline just set may have undone the one that ends us
+			return ctx.Err()
+		}
+		line, err := r.ReadLine()
+		var ne net.Error
+		if errors.As(err, &ne) && ne.Timeout() {
+			return fmt.Errorf("nothing heard for %v", c.s.timers.idle)
+		}
+		if err != nil {
+			return err
+		}
+		now := time.Now()
+		c.s.lastHeard.Store(&now)
+		if len(line) == 0 {
+			continue
+		}
+		m, err := teeth.Parse(line)
+		var v *teeth.ViolationError
+		if errors.As(err, &v) {
+			return &fatalError{v.Fatal, err}
+		}
+		switch m.Kind {
+		case teeth.KindFatal:
+			return fmt.Errorf("the server sent a fatal error: %q", clip(m.Fatal))
+		case teeth.KindCommand:
+			select {
+			case c.commands <- m:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		default:
+			if err := c.reply(m); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// reply handles the answer to something that was sent.
+func (c *conn) reply(m teeth.Message) error {
+	var id string
+	json.Unmarshal(m.ID, &id) // what is not a string stays "" and is unknown
+	c.mu.Lock()
+	it := c.pending[id]
+	delete(c.pending, id)
+	c.mu.Unlock()
+	log := c.s.cfg.Log
+	switch {
+	case it == nil:
+		return &fatalError{teeth.FatalUnknownID, fmt.Errorf("an answer to %q, which was not asked", clip(id))}
+	case it == handshakeItem && m.Kind == teeth.KindError:
+		return fmt.Errorf("the server refused the handshake: %q", clip(m.Err.Msg))
+	case it == handshakeItem:
+		var r teeth.HandshakeResult
+		json.Unmarshal(m.Result, &r) // a peer may answer anything
+		log.Info("session established", "peer", c.nc.RemoteAddr(), "chassis", clip(r.Chassis), "server_version", clip(r.Version))
+		c.established.Store(true)
+		c.s.connected.Store(true)
+		close(c.handshaken)
+		return nil
+	case m.Kind == teeth.KindError && it != pingItem:
+		log.Warn("the server refused a message", "method", it.method, "task", it.task, "final", it.final, "err", clip(m.Err.Msg))
+	}
+	if c.s.outbox.answered(it, m.Kind == teeth.KindError) && c.s.cfg.Delivered != nil {
+		c.s.cfg.Delivered(it.task)
+	}
+	return nil
+}
+
+// handle answers commands.
+func (c *conn) handle(ctx context.Context) error {
+	for {
+		var m teeth.Message
+		select {
+		case m = <-c.commands:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		answer, err := c.answer(ctx, m)
+		if err != nil {
+			return err
+		}
+		select {
+		case c.replies <- answer:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// answer returns the reply to a command, one that can be encoded.
+func (c *conn) answer(ctx context.Context, m teeth.Message) (teeth.Message, error) {
+	if m.Method == teeth.MethodPing {
+		return encodable(teeth.Message{Kind: teeth.KindResult, ID: m.ID, Version: m.Version, Result: m.Params})
+	}
+	result, err := c.call(ctx, teeth.Canonical(m.Method), m.Params)
+	if errors.Is(err, ErrUnknownMethod) {
+		return teeth.Message{}, &fatalError{teeth.FatalUnknownMethod, fmt.Errorf("unknown method %q", clip(m.Method))}
+	}
+	if err == nil {
+		var r teeth.Message
+		if r, err = teeth.NewResult(m.ID, result); err == nil {
+			return encodable(r)
+		}
+	}
+	return encodable(teeth.NewError(m.ID, err))
+}
+
+// call calls the handler and survives its panics.
+func (c *conn) call(ctx context.Context, method string, params json.RawMessage) (result any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.s.cfg.Log.Error("command panicked", "method", method, "panic", p, "stack", string(debug.Stack()))
+			result, err = nil, fmt.Errorf("%s panicked: %v", method, p)
+		}
+	}()
+	return c.s.cfg.Handler.Handle(ctx, method, params)
+}
+
+// encodable returns m, or an error reply instead of one that cannot be sent. An
+// id that alone is too long leaves nothing to say.
+func encodable(m teeth.Message) (teeth.Message, error) {
+	_, err := m.Append(nil)
+	if err == nil {
+		return m, nil
+	}
+	m = teeth.NewError(m.ID, err)
+	_, err = m.Append(nil)
+	return m, err
+}
+
+// write sends the handshake, then replies, pings and what is in the outbox.
+func (c *conn) write(ctx context.Context) error {
+	params, err := json.Marshal(c.s.cfg.Handshake())
+	if err != nil {
+		return fmt.Errorf("handshake: %w", err)
+	}
+	if err := c.command(ctx, handshakeItem, params); err != nil {
+		return err
+	}
+	timeout := time.NewTimer(c.s.timers.idle) // a peer may send lines and never answer
+	defer timeout.Stop()
+	ping := time.NewTicker(c.s.timers.ping)
+	defer ping.Stop()
+	var wake chan struct{} // nil until the handshake was answered
+	var tick <-chan time.Time
+	handshaken := c.handshaken
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case m := <-c.replies:
+			if err := c.send(ctx, m); err != nil {
+				return err
+			}
+		case <-timeout.C:
+			return fmt.Errorf("no answer to the handshake in %v", c.s.timers.idle)
+		case <-handshaken:
+			handshaken = nil
+			timeout.Stop()
+			ping.Reset(c.s.timers.ping)
+			wake, tick = c.s.outbox.wake, ping.C
+			if err := c.command(ctx, pingItem, pingItem.params); err != nil {
+				return err
+			}
+			c.s.outbox.signal()
+		case <-tick:
+			c.s.outbox.retry()
+			if err := c.command(ctx, pingItem, pingItem.params); err != nil {
+				return err
+			}
+		case <-wake:
+			if err := c.flush(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// flush sends all that may be sent of the outbox.
+func (c *conn) flush(ctx context.Context) error {
+	for ctx.Err() == nil {
+		it := c.s.outbox.next()
+		if it == nil {
+			return nil
+		}
+		if err := c.command(ctx, it, it.params); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// command sends an item under a new id.
+func (c *conn) command(ctx context.Context, it *item, params json.RawMessage) error {
+	id := teeth.NewID()
+	m, err := teeth.NewCommand(id, it.method, params)
+	if err == nil {
+		_, err = m.Append(c.buf[:0])
+	}
+	if err != nil {
+		if it == handshakeItem {
+			return err
+		}
+		c.s.cfg.Log.Error("message cannot be sent", "method", it.method, "task", it.task, "final", it.final, "err", err)
+		c.s.outbox.discard(it)
+		return nil
+	}
+	c.mu.Lock()
+	c.pending[id] = it
+	c.mu.Unlock()
+	return c.send(ctx, m)
+}
+
+// send writes one line. Only the writer calls it.
+func (c *conn) send(ctx context.Context, m teeth.Message) error {
+	b, err := m.Append(c.buf[:0])
+	if err != nil {
+		return err
+	}
+	c.buf = b
+	c.nc.SetWriteDeadline(time.Now().Add(c.s.timers.write))
+	if ctx.Err() != nil { // the end has begun, and may have set its deadline before
+		c.nc.SetWriteDeadline(time.Now().Add(c.s.timers.last))
+	}
+	_, err = c.nc.Write(b)
+	return err
+}
+
+// clip bounds what a peer can put into one log line.
+func clip(s string) string {
+	const most = 512
+	if len(s) > most {
+		return s[:most] + "…"
+	}
+	return s
+}

@@ -1,0 +1,484 @@
+package session
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/teeth-metal/teeth/wire/teeth"
+)
+
+func TestHandshakeThenPings(t *testing.T) {
+	bubble(t, testConfig(), func(t *testing.T, b *bench) {
+		b.Report(teeth.TaskStatus{TaskID: "t", State: teeth.Complete}) // must wait for the handshake
+		p := b.accept()
+		hs, ok := <-p.in
+		if !ok || hs.Method != teeth.MethodHandshake || string(hs.Params) != `{"id": "52:54:00:12:34:56", "version": "1.0", "token": "secret"}` {
+			t.Fatalf("first message %+v", hs)
+		}
+		time.Sleep(30 * time.Second)
+		select {
+		case m := <-p.in:
+			t.Fatalf("%+v before the handshake was answered", m)
+		default:
+		}
+		if b.Connected() || !b.LastHeard().IsZero() {
+			t.Error("connected before anything was heard")
+		}
+		p.send(fmt.Sprintf(`{"id": %s, "version": "v1", "result": null}`+"\r\n", hs.ID)) // any answer will do
+		synctest.Wait()
+		if !b.Connected() || !b.LastHeard().Equal(time.Now()) {
+			t.Errorf("connected %v, heard %v", b.Connected(), b.LastHeard())
+		}
+		began := time.Now()
+		for _, want := range []time.Duration{0, 20 * time.Second, 40 * time.Second, 60 * time.Second} {
+			m := <-p.in
+			for m.Method == teeth.MethodTaskStatus {
+				m = <-p.in
+			}
+			if m.Method != teeth.MethodPing || string(m.Params) != "{}" || time.Since(began) != want {
+				t.Errorf("%+v after %v, want a ping after %v", m, time.Since(began), want)
+			}
+			p.result(m, struct{}{})
+		}
+	})
+}
+
+func TestSilenceEndsTheSession(t *testing.T) {
+	bubble(t, testConfig(), func(t *testing.T, b *bench) {
+		p := b.accept().welcome()
+		time.Sleep(30 * time.Second)
+		p.send(" \r\n") // no message, but a sign of life
+		heard := time.Now()
+		for range p.in { // pings are not answered
+		}
+		if d := time.Since(heard); d != 60*time.Second {
+			t.Errorf("closed %v after the last line", d)
+		}
+		synctest.Wait()
+		if b.Connected() {
+			t.Error("still connected")
+		}
+		lost := time.Now()
+		b.accept().welcome()
+		if d := time.Since(lost); d < time.Second || d > 2*time.Second {
+			t.Errorf("came back after %v", d)
+		}
+	})
+}
+
+func TestHandshakeMustBeAnswered(t *testing.T) {
+	bubble(t, testConfig(), func(t *testing.T, b *bench) {
+		p := b.accept()
+		p.expect(teeth.MethodHandshake)
+		began := time.Now()
+		for range 5 {
+			p.send("\n")
+			time.Sleep(10 * time.Second)
+		}
+		p.closed()
+		if d := time.Since(began); d != 60*time.Second {
+			t.Errorf("closed after %v", d)
+		}
+		p = b.accept()
+		p.refuse(p.expect(teeth.MethodHandshake), "wrong token")
+		p.closed()
+	})
+}
+
+func TestViolations(t *testing.T) {
+	tests := []struct{ line, fatal string }{
+		{`hello`, "protocol error: unable to decode message."},
+		{`[1]`, "protocol error: malformed message."},
+		{`{"id":1,"method":"status","params":{}}`, "protocol violation: missing message version."},
+		{`{"id":0,"version":"v1","method":"status","params":{}}`, "protocol violation: missing message id."},
+		{`{"id":1,"version":"v1","method":"status"}`, "protocol violation: missing message params."},
+		{`{"id":1,"version":"v1","method":"status","params":[]}`, "protocol violation: message params must be an object."},
+		{`{"id":1,"version":"v2","method":"status","params":{}}`, "unknown message version"},
+		{`{"id":1,"version":"v1","method":"nonsense","params":{}}`, "unknown message method"},
+		{`{"id":1,"version":"v1","method":"handshake","params":{}}`, "unknown message method"},
+		{`{"id":"x","version":"v1","result":{}}`, "protocol violation: unknown message id referenced."},
+		{`{"id":7,"version":"v1","error":"no"}`, "protocol violation: unknown message id referenced."},
+		{`{"id":1,"version":"v1"}`, "protocol error: malformed message."},
+	}
+	for _, tt := range tests {
+		t.Run(tt.line, func(t *testing.T) {
+			bubble(t, testConfig(), func(t *testing.T, b *bench) {
+				p := b.accept().welcome()
+				p.send(tt.line + "\n")
+				m, ok := p.next()
+				if !ok || m.Kind != teeth.KindFatal || m.Fatal != tt.fatal {
+					t.Fatalf("got %+v, want fatal %q", m, tt.fatal)
+				}
+				p.closed()
+				b.accept().welcome() // and it comes back
+			})
+		})
+	}
+}
+
+func TestFatalFromTheServer(t *testing.T) {
+	bubble(t, testConfig(), func(t *testing.T, b *bench) {
+		p := b.accept().welcome()
+		p.send(`{"fatal_error": "go away"}` + "\n")
+		p.closed()
+	})
+}
+
+func TestCommands(t *testing.T) {
+	cfg := testConfig()
+	cfg.Handler = handlerFunc(func(ctx context.Context, method string, params json.RawMessage) (any, error) {
+		switch method {
+		case teeth.MethodRunImage:
+			return params, nil
+		case teeth.MethodStatus:
+			return nil, nil
+		case teeth.MethodQC:
+			return nil, fmt.Errorf("qc: %w", &teeth.MethodError{Msg: "busy", Extra: map[string]json.RawMessage{"task": json.RawMessage(`"t1"`)}})
+		case teeth.MethodDiskErase:
+			panic("oh no")
+		case teeth.MethodFirmwareSecure:
+			return strings.Repeat("x", teeth.MaxLine), nil
+		case teeth.MethodCacheImages:
+			return func() {}, nil
+		}
+		return nil, ErrUnknownMethod
+	})
+	tests := []struct{ line, want string }{
+		{`{"id":7,"version":"v1","method":"standby.run_image","params":{"a":"ü"}}`, `{"id": 7, "version": "v1", "result": {"a": "\u00fc"}}`},
+		{`{"id":[1],"version":"v1","method":"standbye.run_image","params":{}}`, `{"id": [1], "version": "v1", "result": {}}`},
+		{`{"id":8,"version":"v1","method":"status","params":{}}`, `{"id": 8, "version": "v1", "result": null}`},
+		{`{"id":9,"version":"v1","method":"decom.qc","params":{}}`, `{"id": 9, "version": "v1", "error": {"msg": "qc: busy", "task": "t1"}}`},
+		{`{"id":10,"version":"v1","method":"decom.disk_erase","params":{}}`, `{"id": 10, "version": "v1", "error": {"msg": "decom.disk_erase panicked: oh no"}}`},
+		{`{"id":11,"version":"v1","method":"decom.firmware_secure","params":{}}`, `{"id": 11, "version": "v1", "error": {"msg": "encode message of 524329 bytes: line longer than 524288 bytes"}}`},
+		{`{"id":12,"version":"v1","method":"standbye.cache_images","params":{}}`, `{"id": 12, "version": "v1", "error": {"msg": "result: json: unsupported type: func()"}}`},
+		{`{"id":13,"version":"v1","method":"ping","params":{"k":[1.0,null]}}`, `{"id": 13, "version": "v1", "result": {"k": [1.0, null]}}`},
+		{`{"id":14,"version":"v1","method":"ping","params":{"k":"` + strings.Repeat("\x7f", 100000) + `"}}`, `{"id": 14, "version": "v1", "error": {"msg": "encode message of 600048 bytes: line longer than 524288 bytes"}}`},
+	}
+	bubble(t, cfg, func(t *testing.T, b *bench) {
+		p := b.accept().welcome()
+		var all strings.Builder
+		for _, tt := range tests {
+			all.WriteString(tt.line + "\n")
+		}
+		// Last an unknown method: everything before it must be answered first.
+		all.WriteString(`{"id":99,"version":"v1","method":"nonsense","params":{}}` + "\n")
+		go io.WriteString(p.nc, all.String())
+		for _, tt := range tests {
+			m, ok := p.next()
+			if !ok {
+				t.Fatalf("closed before the answer to %.100s", tt.line)
+			}
+			if got, err := m.Append(nil); err != nil || string(got) != tt.want+"\n" {
+				t.Errorf("%.100s\n got %s%v\nwant %s", tt.line, got, err, tt.want)
+			}
+		}
+		if m, ok := p.next(); !ok || m.Fatal != teeth.FatalUnknownMethod {
+			t.Errorf("got %+v", m)
+		}
+		p.closed()
+	})
+}
+
+func TestSlowCommandDoesNotHoldUpTheRest(t *testing.T) {
+	cfg := testConfig()
+	cfg.Handler = handlerFunc(func(ctx context.Context, method string, params json.RawMessage) (any, error) {
+		select {
+		case <-ctx.Done(): // the connection is gone
+			return nil, ctx.Err()
+		case <-time.After(time.Hour):
+			return nil, nil
+		}
+	})
+	bubble(t, cfg, func(t *testing.T, b *bench) {
+		p := b.accept().welcome()
+		p.send(`{"id":1,"version":"v1","method":"status","params":{}}` + "\n")
+		b.Report(teeth.TaskStatus{TaskID: "t", State: teeth.Complete})
+		_, m := p.expectStatusMessage()
+		p.result(m, nil)
+		p.quiet(5 * time.Minute)
+		if got := b.deliveries(); len(got) != 1 {
+			t.Errorf("delivered %v", got)
+		}
+		p.nc.Close()
+		b.accept().welcome()
+	})
+}
+
+func TestFinalStateSurvivesCuts(t *testing.T) {
+	bubble(t, testConfig(), func(t *testing.T, b *bench) {
+		status := func(id string, state teeth.State, seq uint64) {
+			b.Report(teeth.TaskStatus{TaskID: id, State: state, Seq: seq})
+		}
+		p := b.accept().welcome()
+		status("a", teeth.Running, 1)
+		if s := p.expectStatus(); s.Seq != 1 {
+			t.Fatalf("%+v", s)
+		}
+		status("a", teeth.Complete, 2) // sent at once, although the running one is not answered
+		status("b", teeth.Failed, 5)
+		for _, want := range []uint64{2, 5} {
+			if s := p.expectStatus(); s.Seq != want {
+				t.Fatalf("%+v, want seq %d", s, want)
+			}
+		}
+		p.nc.Close() // cut before any answer
+
+		p = b.accept().welcome()
+		s, m := p.expectStatusMessage() // the running one is not worth sending again
+		if s.TaskID != "a" || s.Seq != 2 {
+			t.Fatalf("%+v", s)
+		}
+		p.result(m, nil)
+		synctest.Wait()
+		p.nc.Close() // cut between the two
+
+		p = b.accept().welcome()
+		s, m = p.expectStatusMessage()
+		if s.TaskID != "b" || s.Seq != 5 || s.State != teeth.Failed {
+			t.Fatalf("%+v", s)
+		}
+		status("b", teeth.Failed, 5) // the manager repeats it while it is under way
+		p.result(m, struct{}{})
+		p.quiet(time.Minute)
+		p.nc.Close()
+		b.accept().welcome().quiet(time.Minute)
+		if got := b.deliveries(); !slices.Equal(got, []string{"a", "b"}) {
+			t.Errorf("delivered %v", got)
+		}
+		if err := b.Flush(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestRefusedFinalStateIsSentAgain(t *testing.T) {
+	bubble(t, testConfig(), func(t *testing.T, b *bench) {
+		p := b.accept().welcome()
+		b.Report(teeth.TaskStatus{TaskID: "a", State: teeth.Complete})
+		began := time.Now()
+		_, m := p.expectStatusMessage()
+		p.refuse(m, "database is locked")
+		_, m = p.expectStatusMessage()
+		if d := time.Since(began); d != 20*time.Second {
+			t.Errorf("again after %v", d)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if err := b.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("flushed: %v", err)
+		}
+		p.result(m, nil)
+		p.quiet(time.Minute)
+		if got := b.deliveries(); !slices.Equal(got, []string{"a"}) {
+			t.Errorf("delivered %v", got)
+		}
+	})
+}
+
+func TestRunningUpdatesCoalesce(t *testing.T) {
+	bubble(t, testConfig(), func(t *testing.T, b *bench) {
+		report := func(id string, seq uint64) {
+			b.Report(teeth.TaskStatus{TaskID: id, State: teeth.Running, Seq: seq})
+		}
+		for seq := range uint64(100) {
+			report("a", seq)
+			report("b", seq)
+		}
+		p := b.accept().welcome()
+		var first teeth.Message
+		for _, id := range []string{"a", "b"} {
+			s, m := p.expectStatusMessage()
+			if s.TaskID != id || s.Seq != 99 {
+				t.Fatalf("%+v", s)
+			}
+			if id == "a" {
+				first = m
+			}
+		}
+		report("a", 100)
+		report("a", 101)
+		p.quiet(time.Second) // one of a task at a time
+		p.result(first, nil)
+		if s := p.expectStatus(); s.TaskID != "a" || s.Seq != 101 {
+			t.Fatalf("%+v", s)
+		}
+	})
+}
+
+func TestLogs(t *testing.T) {
+	bubble(t, testConfig(), func(t *testing.T, b *bench) {
+		for i := range maxLogs + 10 {
+			b.Log(fmt.Sprint("message ", i), map[string]any{"n": i})
+		}
+		var all []teeth.Log
+		read := func(p *peer, n int, answer bool) {
+			for range n {
+				var l teeth.Log
+				m := p.expect(teeth.MethodLog)
+				if err := json.Unmarshal(m.Params, &l); err != nil {
+					t.Fatal(err)
+				}
+				if answer {
+					all = append(all, l)
+					p.result(m, nil)
+				}
+			}
+		}
+		p := b.accept().welcome()
+		read(p, logWindow, false)
+		p.quiet(time.Second)
+		p.nc.Close()
+		p = b.accept().welcome()
+		read(p, maxLogs+1, true)
+		p.quiet(time.Minute)
+		if n, _ := all[0].Fields["dropped"].(json.Number); n != "10" {
+			t.Errorf("first message %+v does not tell of 10 dropped", all[0])
+		}
+		for i, l := range all[1:] {
+			if l.Message != fmt.Sprint("message ", i+10) {
+				t.Fatalf("message %d is %+v", i, l)
+			}
+		}
+		if want := float64(time.Now().Unix()); all[0].Time < want-600 || all[0].Time > want {
+			t.Errorf("time %v, now %v", all[0].Time, want)
+		}
+	})
+}
+
+func TestLogsAreBounded(t *testing.T) {
+	o := newOutbox()
+	o.log(strings.Repeat("\x01", 1<<20), map[string]any{"k": "v"})
+	if n := len(o.logs[0].params); n > maxLogSize || !strings.Contains(string(o.logs[0].params), "cut_from_bytes") {
+		t.Errorf("%d bytes: %.100s", n, o.logs[0].params)
+	}
+	o.log("m", map[string]any{"f": func() {}})
+	if !strings.Contains(string(o.logs[1].params), "fields_lost") {
+		t.Errorf("%s", o.logs[1].params)
+	}
+	for range 1000 {
+		o.log(strings.Repeat("x", 8<<10), nil)
+	}
+	size := 0
+	for _, it := range o.logs {
+		size += len(it.params)
+	}
+	if size > maxLogBytes || size != o.logBytes || size < maxLogBytes/2 {
+		t.Errorf("%d bytes kept, %d counted", size, o.logBytes)
+	}
+}
+
+func TestRotationAndBackoff(t *testing.T) {
+	cfg := testConfig()
+	cfg.Endpoints = []string{"a:1", "b:1", "c:1"}
+	bubble(t, cfg, func(t *testing.T, b *bench) {
+		var waits []time.Duration
+		for range 10 {
+			for i := range 3 {
+				began := time.Now()
+				b.accept().nc.Close()
+				if d := time.Since(began); i == 0 {
+					waits = append(waits, d)
+				} else if d != 0 {
+					t.Errorf("waited %v within a round", d)
+				}
+			}
+		}
+		low := time.Second
+		for i, d := range waits[1:] { // before the first round there is no wait
+			if d < low || d > 2*low {
+				t.Errorf("wait %d is %v, want %v to %v", i, d, low, 2*low)
+			}
+			low = min(2*low, time.Minute)
+		}
+		p := b.accept().welcome()
+		p.nc.Close()
+		began := time.Now()
+		b.accept().welcome()
+		if d := time.Since(began); d < time.Second || d > 2*time.Second {
+			t.Errorf("after a session that worked it waited %v", d)
+		}
+		for i, e := range b.dialled {
+			if e != cfg.Endpoints[i%3] {
+				t.Fatalf("dialled %v", b.dialled)
+			}
+		}
+	})
+}
+
+func TestBackoffBounds(t *testing.T) {
+	s, err := New(testConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := make(map[time.Duration]bool)
+	for failures := range 200 {
+		for range 20 {
+			d := s.backoff(failures)
+			if d < time.Second || d > 120*time.Second {
+				t.Fatalf("%d failures: %v", failures, d)
+			}
+			seen[d] = true
+		}
+	}
+	if len(seen) < 3000 {
+		t.Errorf("only %d different waits of 4000", len(seen))
+	}
+}
+
+func TestRunEndsWhileThePeerIsStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := New(testConfig())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ours, theirs := net.Pipe()
+		defer theirs.Close()
+		s.dial = func(context.Context, string) (net.Conn, error) { return ours, nil }
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error)
+		go func() { done <- s.Run(ctx) }()
+		time.Sleep(time.Second) // the handshake is being written and nobody reads
+		began := time.Now()
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		if d := time.Since(began); d > 2*time.Second {
+			t.Errorf("ended after %v", d)
+		}
+	})
+}
+
+func TestNewRefuses(t *testing.T) {
+	pin := strings.Repeat("ab", 32)
+	for name, change := range map[string]func(*Config){
+		"no endpoint":         func(c *Config) { c.Endpoints = nil },
+		"no port":             func(c *Config) { c.Endpoints = []string{"host"} },
+		"no host":             func(c *Config) { c.Endpoints = []string{":8081"} },
+		"pin and plain TCP":   func(c *Config) { c.CASHA256 = pin },
+		"neither":             func(c *Config) { c.Insecure = false },
+		"short pin":           func(c *Config) { c.Insecure, c.CASHA256 = false, pin[2:] },
+		"pin not hexadecimal": func(c *Config) { c.Insecure, c.CASHA256 = false, "zz"+pin[2:] },
+		"no handler":          func(c *Config) { c.Handler = nil },
+	} {
+		cfg := testConfig()
+		change(&cfg)
+		if _, err := New(cfg); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	cfg := testConfig()
+	cfg.Insecure, cfg.CASHA256 = false, strings.ToUpper(strings.Repeat("ab:", 31)+"ab")
+	if _, err := New(cfg); err != nil {
+		t.Error(err)
+	}
+}
