@@ -2,8 +2,11 @@
 
 OUT     ?= out
 PROFILE ?= lab
-GO       = scripts/go
+GO       = go
 TEETH    = $(OUT)/bin/teeth
+
+# Where scripts/setup puts the Go toolchain on a machine without a recent one.
+export PATH := $(CURDIR)/out/.go/bin:$(PATH)
 
 .PHONY: teeth setup image demo test bench lint clean
 

@@ -18,14 +18,6 @@ var machine = []blockdev.Info{
 	{Name: "vdb", Path: "/dev/vdb", Size: 4 << 30, Serial: "R1", Transport: blockdev.Virtio, ReadOnly: true},
 }
 
-func names(disks []blockdev.Info) string {
-	var n []string
-	for _, d := range disks {
-		n = append(n, d.Name)
-	}
-	return strings.Join(n, " ")
-}
-
 func TestNamed(t *testing.T) {
 	tests := []struct {
 		name string
@@ -34,7 +26,7 @@ func TestNamed(t *testing.T) {
 		err  string
 	}{
 		{"all", nil, names(machine), ""},
-		{"in the order asked", []teeth.Disk{{Serial: "S2"}, {Serial: "n1", Size: 8 << 30}}, "sdb nvme0n1", ""},
+		{"in the order asked", []teeth.Disk{{Serial: "S2"}, {Serial: "n1", Size: 8 << 30}}, "sdb, nvme0n1", ""},
 		{"another serial", []teeth.Disk{{Serial: "X"}}, "", `no disk with serial "X"`},
 		{"right serial, wrong size", []teeth.Disk{{Serial: "S1", Size: 1}}, "", "no disk with"},
 		{"ambiguous", []teeth.Disk{{Size: 5 << 30}}, "", "2 disks with"},

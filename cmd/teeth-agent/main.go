@@ -4,8 +4,12 @@ package main
 import (
 	"context"
 
+	"github.com/teeth-metal/teeth/agent"
 	"github.com/teeth-metal/teeth/agent/boot"
 )
+
+// version is set by the builder of the image.
+var version = "devel"
 
 func main() {
 	defer boot.Recover("main")
@@ -13,7 +17,8 @@ func main() {
 	if err != nil {
 		boot.LastWords(err)
 	}
-	m.Log.Info("agent ready", "nic", m.NIC, "mac", m.MAC, "servers", m.Servers())
-	<-m.Context().Done()
+	if err := agent.Run(m, "teeth-agent/"+version); err != nil {
+		boot.LastWords(err)
+	}
 	m.Reboot(context.Cause(m.Context()).Error())
 }

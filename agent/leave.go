@@ -1,0 +1,140 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/teeth-metal/teeth/agent/boot"
+	"github.com/teeth-metal/teeth/agent/task"
+	"github.com/teeth-metal/teeth/configdrive"
+	"github.com/teeth-metal/teeth/kexec"
+	"github.com/teeth-metal/teeth/wire/teeth"
+)
+
+const (
+	// deliverLimit is how long the agent stays for its last report to be
+	// acknowledged. After that the chassis goes into service all the same: an
+	// installed system that waits for nobody is worth more than the report.
+	deliverLimit = 5 * time.Minute
+	flushLimit   = 5 * time.Second
+)
+
+// The ways into the installed system, the values of run_image's boot.
+const (
+	bootAuto   = "auto"
+	bootKexec  = "kexec"
+	bootReboot = "reboot"
+)
+
+// left is the result of run_image: how the chassis goes on.
+type left struct {
+	Boot        string                 `json:"boot"` // "kexec" or "reboot"
+	Reason      string                 `json:"reason,omitempty"`
+	Target      *kexec.Target          `json:"target,omitempty"`
+	ConfigDrive *configdrive.Placement `json:"configdrive,omitempty"`
+}
+
+// runImage writes the config drive and boots what is on the root device. The
+// boot loader itself is in the image.
+func (a *Agent) runImage(params json.RawMessage) (string, bool, task.Func, error) {
+	var p teeth.RunImageParams
+	if err := teeth.DecodeParams(teeth.MethodRunImage, params, &p, "task_id", "image_id"); err != nil {
+		return "", false, nil, err
+	}
+	switch p.Boot {
+	case "":
+		p.Boot = bootAuto
+	case bootAuto, bootKexec, bootReboot:
+	default:
+		return "", false, nil, fmt.Errorf("boot is %q; write auto, kexec or reboot", p.Boot)
+	}
+	return p.TaskID, true, func(ctx context.Context, t *task.Task) (any, error) {
+		disks, err := a.disks()
+		if err != nil {
+			return nil, err
+		}
+		root, err := rootDevice(disks, p.RootDevice)
+		if err != nil {
+			return nil, err
+		}
+		a.setZero(root, false)
+		l := left{Boot: bootReboot}
+		if p.ConfigDrive != nil {
+			t.Step("writing the config drive to " + root.Path)
+			drive, err := configdrive.Build(configdrive.Content{
+				MetaData:    p.ConfigDrive.MetaData,
+				NetworkData: p.ConfigDrive.NetworkData,
+				VendorData:  p.ConfigDrive.VendorData,
+				UserData:    []byte(p.ConfigDrive.UserData),
+				Files:       p.ConfigDrive.Files,
+			})
+			if err != nil {
+				return nil, err
+			}
+			place, err := configdrive.Place(ctx, root.Path, drive, drive.Size(), configdrive.Options{Expect: root.Identity()})
+			if err != nil {
+				return nil, err
+			}
+			l.ConfigDrive = &place
+		}
+		if p.Boot != bootReboot {
+			t.Step("looking for a kernel on " + root.Path)
+			l.Target, err = a.load(ctx, root.Path)
+			switch {
+			case err == nil:
+				l.Boot = bootKexec
+			case p.Boot == bootKexec || ctx.Err() != nil:
+				return nil, err
+			default:
+				l.Reason = err.Error()
+				a.log.Warn("the installed system cannot be reached by kexec, rebooting", "disk", root.Path, "err", err)
+			}
+		}
+		a.tasks.Refuse("the chassis is leaving for the installed system")
+		boot.Go("leave", func() { a.leave(t.ID(), l.Boot) })
+		return l, nil
+	}, nil
+}
+
+// load finds what the disk would boot and hands it to the kernel.
+func (a *Agent) load(ctx context.Context, disk string) (*kexec.Target, error) {
+	target, err := kexec.Find(ctx, disk, kexec.Options{LoadModule: a.machine.LoadModule})
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range target.Skipped {
+		a.log.Info("not booted from", "disk", disk, "what", s)
+	}
+	err = errors.Join(target.Load(ctx), target.Close())
+	if err != nil {
+		return nil, errors.Join(err, kexec.Unload())
+	}
+	a.log.Info("kernel loaded", "title", target.Title, "kernel", target.Kernel, "cmdline", target.Cmdline)
+	return target, nil
+}
+
+// leave waits until the control plane knows how the task ended, and goes.
+func (a *Agent) leave(taskID, how string) {
+	ctx, cancel := context.WithTimeout(context.Background(), deliverLimit)
+	defer cancel()
+	if err := a.tasks.WaitAcknowledged(ctx, taskID); err != nil {
+		a.log.Error("leaving although the control plane does not know it", "err", err)
+	}
+	a.log.Info("leaving for the installed system", "by", how)
+	flushing, cancel := context.WithTimeout(context.Background(), flushLimit)
+	defer cancel()
+	if err := a.session.Flush(flushing); err != nil {
+		a.machine.Log.Warn("the control plane was not told everything", "err", err)
+	}
+	if how == bootKexec {
+		err := a.machine.HandOff(false)
+		if err == nil {
+			err = kexec.Exec(context.Background()) // returns only when it failed
+		}
+		a.machine.Log.Error("kexec failed, rebooting", "err", err)
+	}
+	a.machine.Reboot("into the installed system")
+}

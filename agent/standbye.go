@@ -1,0 +1,179 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/teeth-metal/teeth/agent/task"
+	"github.com/teeth-metal/teeth/blockdev"
+	"github.com/teeth-metal/teeth/imagecache"
+	"github.com/teeth-metal/teeth/wire/teeth"
+)
+
+// memoryCache is where images are kept when no disk may be used. The file
+// system there takes at most half of the memory.
+const memoryCache = "/tmp/images"
+
+func image(i teeth.Image) imagecache.Image {
+	format := imagecache.Format(i.Format)
+	if format == "" {
+		format = imagecache.Raw
+	}
+	return imagecache.Image{ID: i.ID, Name: i.Name, URLs: i.URLs, Hashes: i.Hashes, Format: format, Size: i.Size}
+}
+
+func (a *Agent) cacheImages(params json.RawMessage) (string, bool, task.Func, error) {
+	var p teeth.CacheImagesParams
+	if err := teeth.DecodeParams(teeth.MethodCacheImages, params, &p, "task_id", "image_ids"); err != nil {
+		return "", false, nil, err
+	}
+	wanted := make([]imagecache.Image, 0, len(p.ImageIDs))
+	for _, id := range p.ImageIDs {
+		i := slices.IndexFunc(p.Images, func(img teeth.Image) bool { return img.ID == id })
+		if i < 0 {
+			return "", false, nil, fmt.Errorf("image %q: %w", id, errNoImageInfo)
+		}
+		img := image(p.Images[i])
+		if err := img.Validate(); err != nil {
+			return "", false, nil, err
+		}
+		wanted = append(wanted, img)
+	}
+	return p.TaskID, true, func(ctx context.Context, t *task.Task) (any, error) {
+		cache, where, done, err := a.openCache(p.RootDevice)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+		t.Step("caching images on " + where)
+		result, err := cache.Sync(ctx, wanted, t.Progress)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range result.Skipped {
+			a.log.Warn("image not cached", "image", s.ID, "reason", s.Reason)
+		}
+		return result, nil
+	}, nil
+}
+
+// openCache opens the image cache: on the largest disk that is blank or a cache
+// already and that is not the root device, else in memory. It says where.
+func (a *Agent) openCache(hint *teeth.RootDevice) (cache *imagecache.Cache, where string, done func() error, err error) {
+	disks, err := a.disks()
+	if err != nil {
+		return nil, "", nil, err
+	}
+	var protected []string
+	if root, err := rootDevice(disks, hint); err == nil {
+		protected = append(protected, root.Path)
+		disks = slices.DeleteFunc(disks, func(d blockdev.Info) bool { return d.Name == root.Name })
+	}
+	slices.SortStableFunc(disks, func(a, b blockdev.Info) int { return cmp.Compare(b.Size, a.Size) })
+	for _, d := range disks {
+		if d.ReadOnly || d.Removable || d.Transport == blockdev.USB {
+			continue
+		}
+		a.setZero(d, false)
+		store, err := imagecache.OpenDisk(d.Path, d.Identity(), protected)
+		if err == nil {
+			return &imagecache.Cache{Store: store}, d.Path, store.Close, nil
+		}
+		a.log.Info("disk is not used as image cache", "disk", d.Path, "reason", err)
+	}
+	capacity, err := freeSpace(filepath.Dir(memoryCache))
+	if err != nil {
+		return nil, "", nil, err
+	}
+	dir, err := imagecache.OpenDir(memoryCache, capacity)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	return &imagecache.Cache{Store: dir}, "memory", dir.Close, nil
+}
+
+func freeSpace(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("free space of %s: %w", dir, err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+func (a *Agent) prepareImage(params json.RawMessage) (string, bool, task.Func, error) {
+	var p teeth.PrepareImageParams
+	if err := teeth.DecodeParams(teeth.MethodPrepareImage, params, &p, "task_id", "image_id"); err != nil {
+		return "", false, nil, err
+	}
+	var img *imagecache.Image
+	if p.Image != nil {
+		i := image(*p.Image)
+		if err := i.Validate(); err != nil {
+			return "", false, nil, err
+		}
+		if i.ID != p.ImageID {
+			return "", false, nil, fmt.Errorf("image_id is %q but image is %q", p.ImageID, i.ID)
+		}
+		img = &i
+	}
+	return p.TaskID, true, func(ctx context.Context, t *task.Task) (any, error) {
+		disks, err := a.disks()
+		if err != nil {
+			return nil, err
+		}
+		root, err := rootDevice(disks, p.RootDevice)
+		if err != nil {
+			return nil, err
+		}
+		src, img, done, err := a.source(p.ImageID, img, p.RootDevice)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+		t.Step(fmt.Sprintf("writing image to %s", root.Path))
+		zero := a.isZero(root)
+		a.setZero(root, false)
+		report, err := imagecache.Write(ctx, src, img, root.Path, imagecache.WriteOptions{
+			Expect: root.Identity(), AssumeZero: zero, Progress: t.Progress,
+		})
+		if err != nil {
+			return nil, err
+		}
+		a.log.Info("image written", "image", img.ID, "disk", root.Path, "serial", root.Serial, "bytes", report.BytesWritten)
+		return map[string]any{"disk": root, "image": img.ID, "written": report}, nil
+	}, nil
+}
+
+// source returns where to read an image from: the cache if it is there, else the
+// network, and what the image is.
+func (a *Agent) source(id string, img *imagecache.Image, hint *teeth.RootDevice) (imagecache.Source, imagecache.Image, func() error, error) {
+	cache, where, done, err := a.openCache(hint)
+	if err != nil {
+		return nil, imagecache.Image{}, nil, err
+	}
+	file, err := cache.Open(id)
+	switch {
+	case err == nil:
+		a.log.Info("image comes from the cache", "image", id, "cache", where)
+		if img == nil {
+			img = &file.Image
+		}
+		return file, *img, func() error { return errors.Join(file.Close(), done()) }, nil
+	case !errors.Is(err, imagecache.ErrNotCached):
+		done()
+		return nil, imagecache.Image{}, nil, err
+	}
+	done()
+	if img == nil {
+		return nil, imagecache.Image{}, nil, fmt.Errorf("image %q is not cached: %w", id, errNoImageInfo)
+	}
+	a.log.Info("image comes straight from the network", "image", id, "reason", err)
+	return imagecache.Fetcher{}.Source(*img), *img, func() error { return nil }, nil
+}
