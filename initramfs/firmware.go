@@ -94,6 +94,9 @@ func (s firmwareSource) match(pattern string) ([]string, error) {
 			return nil, fmt.Errorf("firmware pattern %q: %w", pattern, err)
 		}
 		for _, f := range found {
+			if suffix == "" && f != pattern { // a wildcard took the suffix in
+				f = strings.TrimSuffix(strings.TrimSuffix(f, ".xz"), ".zst")
+			}
 			names = append(names, strings.TrimSuffix(f, suffix))
 		}
 	}
