@@ -9,7 +9,6 @@ package boot
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -63,21 +62,33 @@ type step struct {
 	run       func(*Machine, context.Context) error
 }
 
-// steps is the boot.
-var steps = []step{
-	{"mounts", true, (*Machine).mounts},
-	{"console", false, (*Machine).console},
-	{"options", false, (*Machine).options},
-	{"sentinel", true, (*Machine).sentinel},
-	{"init", false, (*Machine).duties},
-	{"entropy", false, (*Machine).entropy},
-	{"modules", false, (*Machine).modules},
-	{"late mounts", false, (*Machine).lateMounts},
-	{"identity", false, (*Machine).identity},
-	{"watchdog", false, (*Machine).watchdog},
-	{"network", true, (*Machine).network},
-	{"clock", false, (*Machine).clock},
-	{"disks", false, (*Machine).disks},
+// A stage is chains of steps that run side by side: the link of a NIC takes
+// seconds to come up, and so do disks. The next stage waits for all of them.
+type stage [][]step
+
+// sequence is the boot.
+var sequence = []stage{
+	{
+		{
+			{"mounts", true, (*Machine).mounts},
+			{"console", false, (*Machine).console},
+			{"options", false, (*Machine).options},
+			{"sentinel", true, (*Machine).sentinel},
+			{"init", false, (*Machine).duties},
+			{"identity", false, (*Machine).identity},
+		},
+	}, {
+		{
+			{"modules", false, (*Machine).modules},
+			{"late mounts", false, (*Machine).lateMounts},
+			{"watchdog", false, (*Machine).watchdog},
+			{"disks", false, (*Machine).disks},
+		}, {
+			{"entropy", false, (*Machine).entropy},
+			{"network", true, (*Machine).network},
+			{"clock", false, (*Machine).clock},
+		},
+	},
 }
 
 // Start boots the machine. It must be called once, by PID 1. It returns when
@@ -90,31 +101,57 @@ func Start(ctx context.Context) (*Machine, error) {
 	m := &Machine{Log: slog.New(slog.DiscardHandler), beat: make(chan chan struct{})}
 	m.ctx, m.stop = context.WithCancelCause(ctx)
 	lastwords.Set(lastwords.Plan{Print: printEverywhere, Delay: defaultPanicDelay, End: restart})
-	err := m.run(m.ctx, steps)
-	if errors.Is(err, context.Canceled) {
+	err := m.run(m.ctx, sequence)
+	if m.ctx.Err() != nil {
 		m.Reboot(context.Cause(m.ctx).Error())
 	}
 	return m, err
 }
 
-// run goes through the steps and records each.
-func (m *Machine) run(ctx context.Context, steps []step) error {
+// run goes through the stages. The first essential step that fails, or the end
+// of ctx, ends it.
+func (m *Machine) run(ctx context.Context, stages []stage) error {
+	for _, st := range stages {
+		ctx, cancel := context.WithCancelCause(ctx)
+		var wg sync.WaitGroup
+		for _, c := range st {
+			wg.Add(1)
+			lastwords.Go("boot: "+c[0].name, func() {
+				defer wg.Done()
+				if err := m.chain(ctx, c); err != nil {
+					cancel(err)
+				}
+			})
+		}
+		wg.Wait()
+		err := context.Cause(ctx)
+		cancel(nil)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// chain does steps one after the other and records each.
+func (m *Machine) chain(ctx context.Context, steps []step) error {
 	for _, s := range steps {
 		began := time.Now()
 		err := s.run(m, ctx)
 		p := Phase{s.name, time.Since(began), err}
+		m.mu.Lock()
 		m.Phases = append(m.Phases, p)
+		m.mu.Unlock()
 		log := m.Log.With("phase", p.Name, "took", p.Duration.Round(time.Millisecond))
 		switch {
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
 		case err == nil:
 			log.Info("phase done")
 		case s.essential:
 			return fmt.Errorf("boot: %s: %w", s.name, err)
 		default:
 			log.Warn("phase failed, going on", "err", err)
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
 		}
 	}
 	return nil

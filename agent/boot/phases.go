@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -152,14 +153,19 @@ func (m *Machine) modules(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l := &modules.Loader{Index: ix, Params: m.Options.Params, Denied: m.Options.Denied}
+	var loaded atomic.Int32
+	l := &modules.Loader{Index: ix, Params: m.Options.Params, Denied: m.Options.Denied,
+		Loaded: func(module string, took time.Duration) {
+			loaded.Add(1)
+			m.Log.Debug("module", "name", module, "took", took.Round(time.Millisecond))
+		}}
 	m.plugger = &modules.Plugger{Loader: l, Failed: func(err error) { m.Log.Warn("driver not loaded", "err", err) }}
-	err = m.plugger.Start(context.WithoutCancel(ctx))
-	extra := l.Load(ctx, extras...)
+	err = m.plugger.Start(m.ctx)
 	if !m.plugger.Settle(ctx, driverQuiet, driverLimit) {
 		err = errors.Join(err, fmt.Errorf("drivers are still being loaded after %s", driverLimit))
 	}
-	m.Log.Info("drivers loaded", "loaded", len(l.Loaded()), "of", ix.Len(), "names", strings.Join(l.Loaded(), " "))
+	extra := l.Load(ctx, extras...) // last: nothing waits for these
+	m.Log.Info("drivers loaded", "loaded", loaded.Load(), "of", ix.Len())
 	return errors.Join(err, extra)
 }
 

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -28,10 +29,12 @@ type Plugger struct {
 	// events delivers the kernel's events; nil opens the uevent socket.
 	events func(ctx context.Context) (<-chan event, error)
 
-	mu       sync.Mutex
-	seen     map[string]bool
-	inFlight int
-	active   time.Time // last event or end of a load
+	mu      sync.Mutex
+	wake    *sync.Cond // something is queued, or the end has come
+	seen    map[string]bool
+	queue   []string
+	pending int       // queued or being loaded
+	active  time.Time // last event or end of a load
 }
 
 // event is one uevent: the modalias of the device, "" if it has none. An
@@ -49,8 +52,13 @@ type event struct {
 func (p *Plugger) Start(ctx context.Context) error {
 	p.mu.Lock()
 	p.seen = map[string]bool{}
+	p.wake = sync.NewCond(&p.mu)
 	p.active = time.Now()
 	p.mu.Unlock()
+	context.AfterFunc(ctx, p.wake.Broadcast)
+	for range workers {
+		lastwords.Go("coldplug", func() { p.work(ctx) })
+	}
 	if p.Sysfs == "" {
 		p.Sysfs = "/sys"
 	}
@@ -67,7 +75,7 @@ func (p *Plugger) Start(ctx context.Context) error {
 				if e.overrun {
 					_ = p.scan(ctx) // an unreadable tree was reported by Start
 				} else if e.modalias != "" {
-					p.plug(ctx, e.modalias)
+					p.plug(e.modalias)
 				}
 			}
 		})
@@ -85,12 +93,12 @@ func (p *Plugger) Settle(ctx context.Context, quiet, limit time.Duration) bool {
 	defer tick.Stop()
 	for {
 		p.mu.Lock()
-		calm := p.inFlight == 0 && time.Since(p.active) >= quiet
+		calm := p.pending == 0 && time.Since(p.active) >= quiet
 		p.mu.Unlock()
 		if calm && !p.controllersBusy() {
-			found := len(p.seenNow())
+			before := p.found()
 			_ = p.scan(ctx) // an unreadable tree was reported by Start
-			if len(p.seenNow()) == found {
+			if p.found() == before && ctx.Err() == nil {
 				return true
 			}
 		}
@@ -102,14 +110,11 @@ func (p *Plugger) Settle(ctx context.Context, quiet, limit time.Duration) bool {
 	}
 }
 
-func (p *Plugger) seenNow() map[string]bool {
+// found is how many different modaliases there have been.
+func (p *Plugger) found() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := make(map[string]bool, len(p.seen))
-	for k := range p.seen {
-		out[k] = true
-	}
-	return out
+	return len(p.seen)
 }
 
 // controllersBusy reports whether an NVMe controller is still starting up: its
@@ -125,47 +130,80 @@ func (p *Plugger) controllersBusy() bool {
 	return false
 }
 
-// scan loads what every device of the tree calls for.
+// scan queues what every device of the tree calls for, NICs first: of all
+// hardware, their links take the longest to come up.
 func (p *Plugger) scan(ctx context.Context) error {
-	return filepath.WalkDir(filepath.Join(p.Sysfs, "devices"), func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			if errors.Is(err, fs.ErrNotExist) { // devices go away while we look
-				return nil
-			}
+	var nics, others []string
+	err := filepath.WalkDir(filepath.Join(p.Sysfs, "devices"), func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // devices go away while we look
+			return nil
+		case err != nil:
 			return err
-		}
-		if ctx.Err() != nil {
+		case ctx.Err() != nil:
 			return ctx.Err()
+		case d.Name() != "modalias" || !d.Type().IsRegular():
+			return nil
 		}
-		if d.Name() == "modalias" && d.Type().IsRegular() {
-			if alias := strings.TrimSpace(readAttr(path)); alias != "" {
-				p.plug(ctx, alias)
-			}
+		alias := strings.TrimSpace(readAttr(path))
+		switch {
+		case alias == "":
+		case isNIC(alias):
+			nics = append(nics, alias)
+		default:
+			others = append(others, alias)
 		}
 		return nil
 	})
+	for _, alias := range slices.Concat(nics, others) {
+		p.plug(alias)
+	}
+	return err
 }
 
-// plug loads the drivers of one modalias unless that was done before.
-func (p *Plugger) plug(ctx context.Context, modalias string) {
+// isNIC reports whether a modalias is of a PCI device of the base class
+// network, or of virtio's network device.
+func isNIC(alias string) bool {
+	return strings.HasPrefix(alias, "pci:") && strings.Contains(alias, "bc02") ||
+		strings.HasPrefix(alias, "virtio:d00000001v")
+}
+
+// plug queues one modalias unless that was done before.
+func (p *Plugger) plug(modalias string) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.seen[modalias] {
-		p.mu.Unlock()
 		return
 	}
 	p.seen[modalias] = true
-	p.inFlight++
-	p.mu.Unlock()
-	lastwords.Go("coldplug "+modalias, func() {
-		err := p.Loader.Load(ctx, modalias)
-		if err != nil && p.Failed != nil {
+	p.pending++
+	if isNIC(modalias) {
+		p.queue = slices.Insert(p.queue, 0, modalias)
+	} else {
+		p.queue = append(p.queue, modalias)
+	}
+	p.wake.Signal()
+}
+
+// work loads what is queued until ctx is done.
+func (p *Plugger) work(ctx context.Context) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for ctx.Err() == nil {
+		if len(p.queue) == 0 {
+			p.wake.Wait()
+			continue
+		}
+		alias := p.queue[0]
+		p.queue = p.queue[1:]
+		p.mu.Unlock()
+		if err := p.Loader.Load(ctx, alias); err != nil && ctx.Err() == nil && p.Failed != nil {
 			p.Failed(err)
 		}
 		p.mu.Lock()
-		p.inFlight--
+		p.pending--
 		p.active = time.Now()
-		p.mu.Unlock()
-	})
+	}
 }
 
 func (p *Plugger) touch() {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -28,6 +29,9 @@ type Loader struct {
 	Index  *Index
 	Params map[string]string // module name -> parameters, as finit_module(2) takes them
 	Denied []string          // modules never to load, by name
+	// Loaded, which may be nil, is called after each module that this Loader
+	// brought into the kernel, from several goroutines.
+	Loaded func(module string, took time.Duration)
 
 	// insert is finit_module(2) but for tests.
 	insert func(path, params string) error
@@ -35,9 +39,8 @@ type Loader struct {
 	once  sync.Once
 	slots chan struct{}
 
-	mu     sync.Mutex
-	state  map[string]*load
-	loaded []string
+	mu    sync.Mutex
+	state map[string]*load
 }
 
 // load is one module on its way into the kernel.
@@ -79,14 +82,6 @@ func (l *Loader) Load(ctx context.Context, names ...string) error {
 	}
 	wg.Wait()
 	return errors.Join(errs...)
-}
-
-// Loaded returns the modules this Loader brought into the kernel so far, in
-// order of completion.
-func (l *Loader) Loaded() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Clone(l.loaded)
 }
 
 // loadPlan loads one module and its dependencies in order. It reports the
@@ -148,12 +143,13 @@ func (l *Loader) insertNamed(module string) error {
 	if slices.ContainsFunc(l.Denied, func(d string) bool { return underscores(d) == module }) {
 		return fmt.Errorf("module %s: %w", module, errDenied)
 	}
+	began := time.Now()
 	err := l.insert(l.Index.dir+"/"+l.Index.files[module], l.Params[module])
 	switch {
 	case err == nil:
-		l.mu.Lock()
-		l.loaded = append(l.loaded, module)
-		l.mu.Unlock()
+		if l.Loaded != nil {
+			l.Loaded(module, time.Since(began))
+		}
 		return nil
 	case errors.Is(err, fs.ErrExist), errors.Is(err, unix.ENODEV):
 		// ENODEV: the driver is for hardware that this machine lacks.

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	rescan      = 500 * time.Millisecond // NICs appear as drivers load
+	rescan      = 100 * time.Millisecond // NICs appear as drivers load
 	slowCarrier = 15 * time.Second       // then a missing link is worth a word
 	// A candidate that is not the best there could be waits this long for a
 	// better one; longer for the NIC that firmware booted from, which works.
@@ -82,7 +82,7 @@ func (m *Manager) race(ctx context.Context) (*binding, error) {
 			continue
 		case c := <-offers:
 			pool = append(pool, c)
-			if wait := m.wait(c, running); wait == 0 {
+			if wait := m.wait(c); wait == 0 {
 				decide = time.After(0)
 			} else if decide == nil {
 				decide = time.After(wait)
@@ -180,21 +180,16 @@ func (m *Manager) isBoot(n nic) bool {
 	return m.cfg.BootMAC != nil && bytes.Equal(n.mac, m.cfg.BootMAC)
 }
 
-// wait is how long c has to wait for a better candidate: not at all when none
-// can come.
-func (m *Manager) wait(c candidate, running map[int]nic) time.Duration {
-	if m.isBoot(c.nic) && c.lease.hasDefault() {
-		return 0
+// wait is how long c has to wait for a better candidate. The NIC that is
+// better may not have shown up yet: drivers are loaded while we look.
+func (m *Manager) wait(c candidate) time.Duration {
+	switch {
+	case m.cfg.BootMAC != nil && !m.isBoot(c.nic):
+		return bootGrace
+	case !c.lease.hasDefault() && !m.isBoot(c.nic):
+		return grace
 	}
-	for i, n := range running {
-		if i != c.nic.index && m.isBoot(n) {
-			return bootGrace
-		}
-	}
-	if c.lease.hasDefault() || len(running) == 1 || m.isBoot(c.nic) {
-		return 0
-	}
-	return grace
+	return 0
 }
 
 // best returns the candidate of the highest score, of several the first.
