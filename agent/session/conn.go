@@ -73,11 +73,22 @@ func (c *conn) run(ctx context.Context) error {
 	})
 	defer stop()
 
+	// A handler that hangs must not keep the agent from coming back: it is
+	// waited for only a moment.
+	handled := make(chan struct{})
+	go func() {
+		defer close(handled)
+		cancel(c.survive(ctx, c.handle))
+	}()
 	var wg sync.WaitGroup
-	for _, part := range []func(context.Context) error{c.read, c.handle, c.write} {
-		wg.Go(func() { cancel(part(ctx)) })
-	}
+	wg.Go(func() { cancel(c.survive(ctx, c.read)) })
+	wg.Go(func() { cancel(c.survive(ctx, c.write)) })
 	wg.Wait()
+	select {
+	case <-handled:
+	case <-time.After(c.s.timers.last):
+		c.s.cfg.Log.Error("a command is still being handled although its connection has ended; leaving it behind")
+	}
 
 	err := context.Cause(ctx)
 	var fatal *fatalError
@@ -85,6 +96,18 @@ func (c *conn) run(ctx context.Context) error {
 		c.sayFatal(fatal.text)
 	}
 	return err
+}
+
+// survive turns a panic of part into the end of this connection: PID 1 must not
+// fall over one.
+func (c *conn) survive(ctx context.Context, part func(context.Context) error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.s.cfg.Log.Error("session panicked", "panic", p, "stack", string(debug.Stack()))
+			err = fmt.Errorf("session panicked: %v", p)
+		}
+	}()
+	return part(ctx)
 }
 
 // sayFatal sends the last message and waits for the peer to have read it:

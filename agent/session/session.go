@@ -30,9 +30,10 @@ var ErrUnknownMethod = errors.New(teeth.FatalUnknownMethod)
 // Handler carries out commands. Method is in the document's spelling
 // (teeth.Canonical), and ping never gets here. The result is encoded as JSON;
 // an error is sent as an error reply, with the extra fields of a
-// *teeth.MethodError if it is one. Commands of a session are handled one after
-// the other, so Handle must return soon; ctx ends with the connection. A panic
-// becomes an error reply.
+// *teeth.MethodError if it is one. Commands of one connection are handled one
+// after the other, so Handle must return soon; ctx ends with the connection, and
+// a Handle that goes on regardless may see the next connection's commands beside
+// its own. A panic becomes an error reply.
 type Handler interface {
 	Handle(ctx context.Context, method string, params json.RawMessage) (result any, err error)
 }

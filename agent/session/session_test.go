@@ -1,11 +1,13 @@
 package session
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"slices"
 	"strings"
@@ -209,6 +211,41 @@ func TestSlowCommandDoesNotHoldUpTheRest(t *testing.T) {
 			t.Errorf("delivered %v", got)
 		}
 		p.nc.Close()
+		b.accept().welcome()
+	})
+}
+
+// A handler that never returns costs one goroutine, not the chassis.
+func TestStuckCommandDoesNotKeepTheAgentAway(t *testing.T) {
+	release := make(chan struct{})
+	cfg := testConfig()
+	cfg.Handler = handlerFunc(func(context.Context, string, json.RawMessage) (any, error) {
+		<-release
+		return nil, nil
+	})
+	bubble(t, cfg, func(t *testing.T, b *bench) {
+		release = make(chan struct{}) // of this bubble
+		defer close(release)
+		p := b.accept().welcome()
+		p.send(`{"id":1,"version":"v1","method":"status","params":{}}` + "\n")
+		synctest.Wait()
+		p.nc.Close()
+		b.accept().welcome()
+	})
+}
+
+func TestPanicEndsOnlyTheConnection(t *testing.T) {
+	cfg := testConfig()
+	first := true
+	cfg.Handshake = func() teeth.Handshake {
+		if first {
+			first = false
+			panic("no MAC")
+		}
+		return teeth.Handshake{ID: "x"}
+	}
+	bubble(t, cfg, func(t *testing.T, b *bench) {
+		b.accept().closed()
 		b.accept().welcome()
 	})
 }
@@ -481,4 +518,41 @@ func TestNewRefuses(t *testing.T) {
 	if _, err := New(cfg); err != nil {
 		t.Error(err)
 	}
+}
+
+// FuzzServer feeds a connection whatever a server might send. It must end when
+// the server is gone, without a panic.
+func FuzzServer(f *testing.F) {
+	f.Add([]byte(`{"id":1,"version":"v1","method":"ping","params":{}}` + "\n\r\n"))
+	f.Add([]byte(`{"id":"x","version":"v1","result":{}}` + "\n"))
+	f.Add([]byte(`{"id":1,"version":"v1","method":"x","params":{}}` + "\n" + `{"fatal_error":1}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		cfg := testConfig()
+		var panicked bytes.Buffer
+		cfg.Log = slog.New(slog.NewTextHandler(&panicked, &slog.HandlerOptions{Level: slog.LevelError}))
+		cfg.Handler = handlerFunc(func(_ context.Context, method string, params json.RawMessage) (any, error) {
+			if len(method)%2 == 0 {
+				return params, nil
+			}
+			return nil, ErrUnknownMethod
+		})
+		s, err := New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.timers.last = time.Second
+		ours, theirs := net.Pipe()
+		ended := make(chan error, 1)
+		go func() { ended <- newConn(s, ours).run(t.Context()) }()
+		go io.Copy(io.Discard, theirs)
+		theirs.Write(data) // fails when the agent has closed
+		theirs.Close()
+		if err := <-ended; err == nil {
+			t.Error("ended without a reason")
+		}
+		ours.Close()
+		if panicked.Len() > 0 {
+			t.Error(panicked.String())
+		}
+	})
 }
