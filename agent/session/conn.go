@@ -22,8 +22,9 @@ const queueLen = 16
 // conn is one connection. Three goroutines share it: one reads, one handles
 // commands in their order, one writes.
 type conn struct {
-	s  *Session
-	nc net.Conn
+	s        *Session
+	nc       net.Conn
+	endpoint string
 
 	commands    chan teeth.Message
 	replies     chan teeth.Message
@@ -41,9 +42,9 @@ var (
 	pingItem      = &item{method: teeth.MethodPing, params: json.RawMessage("{}")}
 )
 
-func newConn(s *Session, nc net.Conn) *conn {
+func newConn(s *Session, nc net.Conn, endpoint string) *conn {
 	return &conn{
-		s: s, nc: nc,
+		s: s, nc: nc, endpoint: endpoint,
 		commands:   make(chan teeth.Message, queueLen),
 		replies:    make(chan teeth.Message),
 		handshaken: make(chan struct{}),
@@ -265,7 +266,9 @@ func encodable(m teeth.Message) (teeth.Message, error) {
 
 // write sends the handshake, then replies, pings and what is in the outbox.
 func (c *conn) write(ctx context.Context) error {
-	params, err := json.Marshal(c.s.cfg.Handshake())
+	hs := c.s.cfg.Handshake()
+	hs.Endpoint = c.endpoint
+	params, err := json.Marshal(hs)
 	if err != nil {
 		return fmt.Errorf("handshake: %w", err)
 	}

@@ -48,7 +48,7 @@ type Config struct {
 	CASHA256 string
 	Insecure bool // plain TCP, instead of CASHA256; the token is then sent in the clear
 
-	Handshake func() teeth.Handshake // asked for on every connection
+	Handshake func() teeth.Handshake // asked for on every connection; Endpoint is filled in
 	Handler   Handler
 	Delivered func(taskID string) // called when the server has acknowledged a final state; may be nil
 	Log       *slog.Logger
@@ -209,7 +209,7 @@ func (s *Session) connect(ctx context.Context, endpoint string) (established boo
 		}
 		nc = tc
 	}
-	c := newConn(s, nc)
+	c := newConn(s, nc, endpoint)
 	err = c.run(ctx)
 	s.connected.Store(false)
 	return c.established.Load(), fmt.Errorf("session with %s: %w", endpoint, err)

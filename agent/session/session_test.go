@@ -23,7 +23,7 @@ func TestHandshakeThenPings(t *testing.T) {
 		b.Report(teeth.TaskStatus{TaskID: "t", State: teeth.Complete}) // must wait for the handshake
 		p := b.accept()
 		hs, ok := <-p.in
-		if !ok || hs.Method != teeth.MethodHandshake || string(hs.Params) != `{"id": "52:54:00:12:34:56", "version": "1.0", "token": "secret"}` {
+		if !ok || hs.Method != teeth.MethodHandshake || string(hs.Params) != `{"id": "52:54:00:12:34:56", "version": "1.0", "token": "secret", "endpoint": "control-plane:8081"}` {
 			t.Fatalf("first message %+v", hs)
 		}
 		time.Sleep(30 * time.Second)
@@ -543,7 +543,7 @@ func FuzzServer(f *testing.F) {
 		s.timers.last = time.Second
 		ours, theirs := net.Pipe()
 		ended := make(chan error, 1)
-		go func() { ended <- newConn(s, ours).run(t.Context()) }()
+		go func() { ended <- newConn(s, ours, "x:1").run(t.Context()) }()
 		go io.Copy(io.Discard, theirs)
 		theirs.Write(data) // fails when the agent has closed
 		theirs.Close()
