@@ -93,7 +93,7 @@ func recipe() string {
 // bootstrap makes the tree.
 func (b *builder) bootstrap() error {
 	args := []string{"--variant=minbase", "--format=directory", "--quiet", "--include=" + strings.Join(packages, ","),
-		`--aptopt=Acquire::Languages "none"`, `--aptopt=APT::Install-Recommends "false"`}
+		`--aptopt=Acquire::Languages "none"`, "--dpkgopt=force-unsafe-io"}
 	for _, e := range excluded {
 		args = append(args, "--dpkgopt=path-exclude="+e)
 	}
@@ -114,6 +114,8 @@ func (b *builder) configure() error {
 		}
 	}
 	for _, pattern := range []string{"/etc/ssh/ssh_host_*", "/var/lib/dbus/machine-id", "/var/lib/systemd/random-seed",
+		// mmdebstrap leaves the options above for good.
+		"/etc/dpkg/dpkg.cfg.d/99mmdebstrap", "/etc/apt/apt.conf.d/99mmdebstrap",
 		"/etc/resolv.conf", "/var/log/*.log", "/var/log/apt/*", "/var/cache/debconf/*-old", "/var/lib/apt/lists/*_*"} {
 		found, err := filepath.Glob(b.root + pattern)
 		if err != nil {
@@ -126,8 +128,11 @@ func (b *builder) configure() error {
 		}
 	}
 	kernels, err := filepath.Glob(filepath.Join(b.root, "boot/vmlinuz-*"))
-	if err != nil || len(kernels) != 1 {
-		return fmt.Errorf("%d kernels in /boot, expected one: %w", len(kernels), err)
+	if err != nil {
+		return err
+	}
+	if len(kernels) != 1 {
+		return fmt.Errorf("%d kernels in /boot, expected one", len(kernels))
 	}
 	version := strings.TrimPrefix(filepath.Base(kernels[0]), "vmlinuz-")
 	if _, err := os.Stat(filepath.Join(b.root, "boot/initrd.img-"+version)); err != nil {
