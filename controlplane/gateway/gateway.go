@@ -1,0 +1,243 @@
+// Package gateway is the control plane's end of the native protocol: it accepts
+// agents' connections, knows which chassis is on which, carries commands to them,
+// and puts what they report into the store.
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/teeth-metal/teeth/controlplane/store"
+	"github.com/teeth-metal/teeth/wire/teeth"
+)
+
+// Handler is told what sessions make possible. Its calls come from many
+// goroutines.
+type Handler interface {
+	// Connected is called for every new session, before Gateway.Session returns
+	// it, with what the agent said of itself. An error ends the session.
+	Connected(ctx context.Context, chassis string, st teeth.Status) error
+	// Wake says that a chassis may have become able to do its next task. It
+	// returns at once.
+	Wake(chassis string)
+}
+
+// Config of a Gateway. Zero limits and times are replaced by the defaults.
+type Config struct {
+	Store   *store.Store
+	Handler Handler
+	Token   string // the enrolment token that agents must show
+	Version string // this server's software version
+	Log     *slog.Logger
+
+	MaxSessions   int           // 20000 unless set
+	MaxPerAddress int           // from one IPv4 address or IPv6 /64; 1024 unless set, for chassis behind one NAT
+	Handshake     time.Duration // for TLS and the handshake; 10 s
+	Idle          time.Duration // without a line before a session ends; 60 s
+	Write         time.Duration // for one line to be taken; 10 s
+	Call          time.Duration // for the status that follows the handshake; 60 s
+}
+
+// Gateway is safe for concurrent use.
+type Gateway struct {
+	c Config
+
+	mu       sync.Mutex
+	sessions map[string]*Session // by chassis
+	open     int
+	from     map[netip.Addr]int
+
+	// Connecting a chassis is two steps, in the store and here. Two connections
+	// of one chassis must not interleave them.
+	seed    maphash.Seed
+	stripes [64]sync.Mutex
+}
+
+// New returns a Gateway that serves nobody yet.
+func New(c Config) *Gateway {
+	set := func(d *time.Duration, to time.Duration) {
+		if *d <= 0 {
+			*d = to
+		}
+	}
+	set(&c.Handshake, 10*time.Second)
+	set(&c.Idle, 60*time.Second)
+	set(&c.Write, 10*time.Second)
+	set(&c.Call, 60*time.Second)
+	if c.MaxSessions <= 0 {
+		c.MaxSessions = 20000
+	}
+	if c.MaxPerAddress <= 0 {
+		c.MaxPerAddress = 1024
+	}
+	return &Gateway{c: c, sessions: map[string]*Session{}, from: map[netip.Addr]int{}, seed: maphash.MakeSeed()}
+}
+
+// Serve accepts agents on l until ctx ends, then closes l and all its sessions
+// and waits for them. With a nil tlsConfig connections are plain TCP and no
+// token is asked for.
+func (g *Gateway) Serve(ctx context.Context, l net.Listener, tlsConfig *tls.Config) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	context.AfterFunc(ctx, func() { l.Close() })
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		conn, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				conn.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("agents' listener %s: %w", l.Addr(), err)
+		case err != nil:
+			// Out of file descriptors, mostly: the sessions there are go on.
+			g.c.Log.Error("cannot accept an agent", "listener", l.Addr().String(), "error", err)
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		from := sourceOf(conn)
+		if reason := g.admit(from); reason != "" {
+			g.c.Log.Warn("agent's connection refused", "address", conn.RemoteAddr().String(), "reason", reason)
+			conn.Close()
+			continue
+		}
+		wg.Go(func() {
+			defer g.release(from)
+			g.serve(ctx, conn, tlsConfig)
+		})
+	}
+}
+
+// sourceOf is the address that connections are counted by. An IPv6 host has a
+// whole /64 to itself.
+func sourceOf(conn net.Conn) netip.Addr {
+	a, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	ip := a.Addr().Unmap().WithZone("")
+	if ip.Is6() {
+		if p, err := ip.Prefix(64); err == nil {
+			return p.Addr()
+		}
+	}
+	return ip
+}
+
+func (g *Gateway) admit(from netip.Addr) (refusal string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.open >= g.c.MaxSessions:
+		return "too many sessions"
+	case g.from[from] >= g.c.MaxPerAddress:
+		return "too many sessions from this address"
+	}
+	g.open++
+	g.from[from]++
+	return ""
+}
+
+func (g *Gateway) release(from netip.Addr) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open--
+	if g.from[from]--; g.from[from] == 0 {
+		delete(g.from, from)
+	}
+}
+
+// Session returns the chassis' session if it has one that is ready for commands.
+func (g *Gateway) Session(chassis string) (*Session, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	s := g.sessions[chassis]
+	if s == nil || !s.ready {
+		return nil, false
+	}
+	return s, true
+}
+
+// connect makes s the session of its chassis and ends the one it replaces.
+func (g *Gateway) connect(ctx context.Context, s *Session, in store.Session) error {
+	stripe := &g.stripes[maphash.String(g.seed, store.Identity(in.Handshake))%uint64(len(g.stripes))]
+	stripe.Lock()
+	defer stripe.Unlock()
+	c, err := g.c.Store.Connect(ctx, in)
+	if err != nil {
+		return err
+	}
+	s.chassis = c.ID
+	g.mu.Lock()
+	old := g.sessions[c.ID]
+	g.sessions[c.ID] = s
+	g.mu.Unlock()
+	if old != nil {
+		old.end(errors.New("replaced by a newer session of the same chassis"))
+	}
+	return nil
+}
+
+func (g *Gateway) disconnect(s *Session) {
+	g.mu.Lock()
+	if g.sessions[s.chassis] == s {
+		delete(g.sessions, s.chassis)
+	}
+	g.mu.Unlock()
+	// The server may be shutting down, and this is worth recording all the same.
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := g.c.Store.Disconnect(ctx, s.chassis, s.id); err != nil && !errors.Is(err, store.ErrClosed) {
+		s.log.Error("cannot record the end of a session", "error", err)
+	}
+}
+
+// settle asks a new session for its status and opens it for commands.
+func (g *Gateway) settle(ctx context.Context, s *Session) error {
+	ctx, cancel := context.WithTimeout(ctx, g.c.Call)
+	defer cancel()
+	st, err := s.status(ctx)
+	if err != nil {
+		return err
+	}
+	if err := g.c.Store.SaveStatus(ctx, s.chassis, st); err != nil {
+		return err
+	}
+	if err := g.c.Handler.Connected(ctx, s.chassis, st); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	s.ready = true
+	g.mu.Unlock()
+	g.c.Handler.Wake(s.chassis)
+	return nil
+}
+
+// Inspect asks a chassis for its inventory and stores it.
+func (g *Gateway) Inspect(ctx context.Context, chassis string) error {
+	s, ok := g.Session(chassis)
+	if !ok {
+		return fmt.Errorf("chassis %s: %w", chassis, ErrNotConnected)
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.c.Call)
+	defer cancel()
+	st, err := s.status(ctx)
+	if err != nil {
+		return err
+	}
+	return g.c.Store.SaveStatus(ctx, chassis, st)
+}

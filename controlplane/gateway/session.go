@@ -1,0 +1,325 @@
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/teeth-metal/teeth/controlplane/pki"
+	"github.com/teeth-metal/teeth/controlplane/store"
+	"github.com/teeth-metal/teeth/wire/teeth"
+)
+
+// ErrNotConnected is wrapped by errors of commands that could not be answered
+// because the chassis has no session, or lost it. Whether the agent has received
+// the command is then unknown.
+var ErrNotConnected = errors.New("not connected")
+
+// maxPending bounds the commands of one session that wait for their result.
+const maxPending = 256
+
+// Session is one agent's connection.
+type Session struct {
+	g       *Gateway
+	conn    net.Conn
+	id      string
+	chassis string
+	legacy  bool
+	bootID  string
+	log     *slog.Logger
+	ready   bool // guarded by g.mu
+
+	writing sync.Mutex
+	w       *teeth.Writer
+
+	mu      sync.Mutex
+	pending map[string]chan teeth.Message
+	ended   error // why, once it has
+	done    chan struct{}
+}
+
+// Legacy reports whether the agent is the original one, which knows little.
+func (s *Session) Legacy() bool { return s.legacy }
+
+// BootID returns what tells this boot of the chassis from others; it may be "".
+func (s *Session) BootID() string { return s.bootID }
+
+// serve is the life of a connection.
+func (g *Gateway) serve(ctx context.Context, conn net.Conn, tlsConfig *tls.Config) {
+	log := g.c.Log.With("address", conn.RemoteAddr().String())
+	if tlsConfig != nil {
+		conn = tls.Server(conn, tlsConfig)
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	s := &Session{
+		g: g, conn: conn, id: teeth.NewID(), log: log,
+		w:       teeth.NewWriter(conn),
+		pending: map[string]chan teeth.Message{},
+		done:    make(chan struct{}),
+	}
+	r := teeth.NewReader(conn)
+	conn.SetDeadline(time.Now().Add(g.c.Handshake))
+	if err := s.handshake(ctx, r, tlsConfig != nil); err != nil {
+		s.violation(err)
+		if ctx.Err() == nil {
+			log.Warn("agent refused", "error", err)
+		}
+		return
+	}
+	conn.SetDeadline(time.Time{})
+	s.log = log.With("chassis", s.chassis)
+	s.log.Info("agent connected", "boot_id", s.bootID, "legacy", s.legacy)
+	var settling sync.WaitGroup
+	settling.Go(func() {
+		if err := g.settle(ctx, s); err != nil {
+			s.end(fmt.Errorf("the agent's status: %w", err))
+		}
+	})
+	err := s.read(ctx, r)
+	s.violation(err)
+	s.end(err)
+	settling.Wait()
+	g.disconnect(s)
+	s.mu.Lock()
+	err = s.ended
+	s.mu.Unlock()
+	if ctx.Err() == nil {
+		s.log.Info("agent disconnected", "reason", err)
+	}
+}
+
+// end closes the connection and fails the commands that wait for a result. The
+// first reason counts.
+func (s *Session) end(reason error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended != nil {
+		return
+	}
+	if reason == nil {
+		reason = io.EOF
+	}
+	s.ended = reason
+	close(s.done)
+	s.conn.Close()
+}
+
+// violation tells the peer in what way it broke the protocol, if that is what
+// err is about.
+func (s *Session) violation(err error) {
+	var v *teeth.ViolationError
+	if errors.As(err, &v) {
+		s.write(teeth.NewFatal(v.Fatal))
+	}
+}
+
+func (s *Session) write(m teeth.Message) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	s.conn.SetWriteDeadline(time.Now().Add(s.g.c.Write))
+	return s.w.WriteMessage(m)
+}
+
+// handshake reads the first message and answers it.
+func (s *Session) handshake(ctx context.Context, r *teeth.Reader, wantToken bool) error {
+	var line []byte
+	for len(line) == 0 {
+		var err error
+		if line, err = r.ReadLine(); err != nil {
+			return fmt.Errorf("no handshake: %w", err)
+		}
+	}
+	m, err := teeth.Parse(line)
+	if err != nil {
+		return err
+	}
+	if m.Kind == teeth.KindFatal {
+		return fmt.Errorf("fatal error from the agent: %.200q", m.Fatal)
+	}
+	if m.Kind != teeth.KindCommand || m.Method != teeth.MethodHandshake {
+		return &teeth.ViolationError{Fatal: teeth.FatalUnsupported, Err: errors.New("the first message is not a handshake")}
+	}
+	refuse := func(err error) error {
+		return errors.Join(err, s.write(teeth.NewError(m.ID, err)))
+	}
+	var h teeth.Handshake
+	if err := teeth.DecodeParams(m.Method, m.Params, &h, "id", "version"); err != nil {
+		return refuse(err)
+	}
+	if wantToken && !pki.Equal(h.Token, s.g.c.Token) {
+		return refuse(errors.New("enrolment token refused: give the one this control plane prints as teeth.token"))
+	}
+	h.Token = ""
+	if err := normalise(&h); err != nil {
+		return refuse(fmt.Errorf("handshake: %w", err))
+	}
+	s.legacy, s.bootID = h.Version == teeth.LegacyVersion, h.BootID
+	if err := s.g.connect(ctx, s, store.Session{
+		ID: s.id, Handshake: h,
+		Address:  hostOf(s.conn.RemoteAddr().String()),
+		Endpoint: endpointHost(h.Endpoint, s.conn.LocalAddr().String()),
+	}); err != nil {
+		return refuse(err)
+	}
+	ok, err := teeth.NewResult(m.ID, teeth.HandshakeResult{Chassis: s.chassis, Version: s.g.c.Version})
+	if err == nil {
+		err = s.write(ok)
+	}
+	if err != nil {
+		s.g.disconnect(s)
+	}
+	return err
+}
+
+// read handles messages until the connection ends. Its error says why it did.
+func (s *Session) read(ctx context.Context, r *teeth.Reader) error {
+	for {
+		s.conn.SetReadDeadline(time.Now().Add(s.g.c.Idle))
+		line, err := r.ReadLine()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("silent for %v", s.g.c.Idle)
+		}
+		if err != nil {
+			return err
+		}
+		if len(line) == 0 {
+			continue
+		}
+		m, err := teeth.Parse(line)
+		if err != nil {
+			return err
+		}
+		switch m.Kind {
+		case teeth.KindFatal:
+			return fmt.Errorf("fatal error from the agent: %.200q", m.Fatal)
+		case teeth.KindCommand:
+			reply, err := s.answer(ctx, m)
+			if err != nil {
+				return err
+			}
+			if err := s.write(reply); err != nil {
+				return err
+			}
+		default:
+			if err := s.deliver(m); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// answer carries out a command. Its error ends the session; a refusal is a reply.
+func (s *Session) answer(ctx context.Context, m teeth.Message) (teeth.Message, error) {
+	result, err := s.handle(ctx, m)
+	var refusal *teeth.MethodError
+	switch {
+	case err == nil:
+		return teeth.NewResult(m.ID, result)
+	case errors.As(err, &refusal):
+		return teeth.NewError(m.ID, refusal), nil
+	}
+	return teeth.Message{}, err
+}
+
+func (s *Session) deliver(m teeth.Message) error {
+	var id string
+	json.Unmarshal(m.ID, &id) // one that is no string is none of ours
+	s.mu.Lock()
+	reply, ok := s.pending[id]
+	delete(s.pending, id)
+	s.mu.Unlock()
+	if !ok {
+		return &teeth.ViolationError{Fatal: teeth.FatalUnknownID}
+	}
+	reply <- m
+	return nil
+}
+
+// Call sends a command and waits for its result. A refusal by the agent is a
+// *teeth.MethodError; an error that wraps ErrNotConnected or the context's leaves
+// open whether the agent has the command. Methods that the original agent would
+// end its session on are refused here.
+func (s *Session) Call(ctx context.Context, method string, params any) (json.RawMessage, error) {
+	if s.legacy && !legacyKnows(method) {
+		return nil, &teeth.MethodError{Msg: fmt.Sprintf("the agent's version %s does not know %s", teeth.LegacyVersion, method)}
+	}
+	id := teeth.NewID()
+	m, err := teeth.NewCommand(id, method, params)
+	if err != nil {
+		return nil, err
+	}
+	reply := make(chan teeth.Message, 1)
+	s.mu.Lock()
+	if s.ended == nil && len(s.pending) < maxPending {
+		// It stays when ctx ends, so that a late reply is not an unknown one.
+		s.pending[id] = reply
+	} else {
+		err = s.gone()
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	switch err := s.write(m); {
+	case errors.Is(err, teeth.ErrLineTooLong):
+		return nil, fmt.Errorf("%s to chassis %s: %w", method, s.chassis, err)
+	case err != nil:
+		s.end(err)
+		return nil, fmt.Errorf("%s to chassis %s: %w: %w", method, s.chassis, ErrNotConnected, err)
+	}
+	select {
+	case m = <-reply:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%s to chassis %s: no result: %w", method, s.chassis, ctx.Err())
+	case <-s.done:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return nil, fmt.Errorf("%s to chassis %s: %w", method, s.chassis, s.gone())
+	}
+	if m.Kind == teeth.KindError {
+		return nil, m.Err
+	}
+	return m.Result, nil
+}
+
+// gone is called with s.mu held.
+func (s *Session) gone() error {
+	if s.ended == nil {
+		return fmt.Errorf("%d commands wait for their result: %w", len(s.pending), ErrNotConnected)
+	}
+	return fmt.Errorf("%w: %w", ErrNotConnected, s.ended)
+}
+
+// Close ends the session, for an agent that does not answer.
+func (s *Session) Close(reason error) { s.end(reason) }
+
+func legacyKnows(method string) bool {
+	switch teeth.Canonical(method) {
+	case teeth.MethodStatus, teeth.MethodCacheImages, teeth.MethodPrepareImage, teeth.MethodRunImage:
+		return method == teeth.Legacy(method) // it knows only one spelling
+	}
+	return false
+}
+
+func (s *Session) status(ctx context.Context) (teeth.Status, error) {
+	params := teeth.StatusParams{Inventory: !s.legacy}
+	result, err := s.Call(ctx, teeth.MethodStatus, params)
+	if err != nil {
+		return teeth.Status{}, err
+	}
+	var st teeth.Status
+	if err := json.Unmarshal(result, &st); err != nil {
+		return teeth.Status{}, fmt.Errorf("status of chassis %s: %w", s.chassis, err)
+	}
+	return st, nil
+}

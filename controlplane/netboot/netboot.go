@@ -1,0 +1,184 @@
+// Package netboot serves what chassis fetch over plain HTTP: the iPXE script,
+// the appliance image, and OS images; and it takes the calls of installed
+// systems that are up. Nothing else can be changed through it.
+//
+// Plain HTTP is what boot ROMs speak. The script holds the pin of the control
+// plane's CA and the enrolment token, so whoever can read or forge traffic on
+// the provisioning network can enrol; OS images are verified by digests that
+// travel over TLS.
+package netboot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/teeth-metal/teeth/controlplane/store"
+)
+
+// maxPhoneHome bounds the body of a call: three SSH host keys and some names.
+const maxPhoneHome = 64 << 10
+
+// bootFiles are the names served below /boot/.
+var bootFiles = map[string]string{
+	"vmlinuz-amd64":        "application/octet-stream",
+	"teeth-amd64.cpio.zst": "application/zstd",
+	"teeth-amd64.json":     "application/json",
+}
+
+// Config of the boot server.
+type Config struct {
+	Store *store.Store
+	// Image opens the file of an OS image.
+	Image   func(store.Image) (*os.File, error)
+	BootDir string // where the appliance image lies
+	Log     *slog.Logger
+
+	// What the script puts on the kernel's command line.
+	AgentsPort string // of the agents' listener, on the host the chassis reaches us by
+	AgentsHost string // instead of that host, if set
+	CAPin      string
+	Token      string
+	Insecure   bool   // plain TCP: no pin and no token
+	KernelArgs string // further parameters, as they are
+}
+
+// Handler returns the server's routes. It fails if a setting could not stand in
+// a boot script.
+func Handler(c Config) (http.Handler, error) {
+	for name, v := range map[string]string{"kernel arguments": c.KernelArgs, "enrolment token": c.Token} {
+		if len(v) > 1500 || !safeArgs.MatchString(v) {
+			return nil, fmt.Errorf("%s: want up to 1500 characters of printable ASCII without quotes, '$', '{', '|', '&' and '\\'", name)
+		}
+	}
+	if c.AgentsHost != "" && (len(c.AgentsHost) > 253 || !hostPattern.MatchString(c.AgentsHost) && !isIP(c.AgentsHost)) {
+		return nil, fmt.Errorf("agents' host %q: want a host name or an IP address", c.AgentsHost)
+	}
+	s := &server{c}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /boot/ipxe", s.script)
+	mux.HandleFunc("GET /boot/{file}", s.bootFile)
+	mux.HandleFunc("GET /images/{id}", s.image)
+	mux.HandleFunc("POST /phone_home/{token}", s.phoneHome)
+	return http.MaxBytesHandler(mux, maxPhoneHome), nil
+}
+
+type server struct{ Config }
+
+// safeArgs keeps what iPXE would expand or take for the start of a command off
+// the script's lines.
+var safeArgs = regexp.MustCompile(`^[A-Za-z0-9 !#%()*+,./:;<=>?@\[\]^_~-]*$`)
+
+func (s *server) bootFile(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("file")
+	kind, ok := bootFiles[name]
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	f, err := os.Open(filepath.Join(s.BootDir, name))
+	if err != nil {
+		s.Log.Error("cannot serve a boot file: build it with `teeth initramfs build`", "error", err)
+		http.NotFound(w, r)
+		return
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		http.NotFound(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", kind)
+	w.Header().Set("ETag", fmt.Sprintf(`"%x-%x"`, info.Size(), info.ModTime().UnixNano()))
+	http.ServeContent(w, r, "", info.ModTime(), f)
+}
+
+func (s *server) image(w http.ResponseWriter, r *http.Request) {
+	id := r.PathValue("id")
+	if uuid.Validate(id) != nil { // a name would do for the store, but is nobody's business here
+		http.NotFound(w, r)
+		return
+	}
+	img, err := s.Store.Image(r.Context(), id)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	f, err := s.Image(img)
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	defer f.Close()
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("ETag", `"`+img.SHA256+`"`)
+	http.ServeContent(w, r, "", img.Created, f)
+}
+
+// phoneHome is what cloud-init's phone_home calls with post: all.
+func (s *server) phoneHome(w http.ResponseWriter, r *http.Request) {
+	chassis, first, err := s.Store.PhoneHome(r.Context(), r.PathValue("token"))
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	if first {
+		s.Log.Info("the installed system has called back", "chassis", chassis, "address", r.RemoteAddr)
+		if err := s.Store.AddEvent(r.Context(), s.calledBack(chassis, r)); err != nil {
+			s.Log.Error("cannot record the call of an installed system", "chassis", chassis, "error", err)
+		}
+	}
+	io.WriteString(w, "ok\n")
+}
+
+func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		http.NotFound(w, r)
+	case errors.Is(err, store.ErrConflict):
+		http.Error(w, "not now", http.StatusConflict)
+	default:
+		if r.Context().Err() == nil {
+			s.Log.Error("boot server", "path", pathForLog(r.URL), "error", err)
+		}
+		http.Error(w, "internal error", http.StatusInternalServerError)
+	}
+}
+
+// pathForLog leaves the token out.
+func pathForLog(u *url.URL) string {
+	if strings.HasPrefix(u.Path, "/phone_home/") {
+		return "/phone_home/…"
+	}
+	return fmt.Sprintf("%.128q", u.Path)
+}
+
+// Serve serves h on l until ctx ends. Transfers of images may take hours, so
+// only headers have a deadline; each connection still has to keep moving.
+func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
+	srv := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("boot server on %s: %w", l.Addr(), err)
+	}
+	return nil
+}
