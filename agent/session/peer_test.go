@@ -184,6 +184,8 @@ type bench struct {
 	mu        sync.Mutex
 	delivered []string
 	dialled   []string
+
+	acknowledge func(id string) // what else Delivered does; may be nil
 }
 
 func (b *bench) accept() *peer {
@@ -204,6 +206,9 @@ func bubble(t *testing.T, cfg Config, f func(t *testing.T, b *bench)) {
 			b.mu.Lock()
 			b.delivered = append(b.delivered, id)
 			b.mu.Unlock()
+			if b.acknowledge != nil {
+				b.acknowledge(id)
+			}
 		}
 		s, err := New(cfg)
 		if err != nil {

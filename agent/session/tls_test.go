@@ -289,18 +289,33 @@ func TestLongLineClosesTheConnection(t *testing.T) {
 // The last message must arrive even when the agent has not read all that was
 // sent: a plain close would answer that with a reset.
 func TestFatalArrivesBeforeTheEnd(t *testing.T) {
-	addr, conns := serve(t, nil)
-	_, ended := connectTo(t, addr, "")
-	p := newPeer(t, <-conns).welcome()
-	p.send("hello\n" + strings.Repeat("more\n", 10000))
-	m, ok := p.next()
-	if !ok || m.Fatal != teeth.FatalDecode {
-		t.Errorf("got %+v, %v", m, ok)
-	}
-	p.closed()
-	p.nc.Close()
-	if err := <-ended; err == nil || !strings.Contains(err.Error(), "sent fatal error") {
-		t.Errorf("ended with %v", err)
+	ca := newAuthority(t)
+	unknown := `{"id":1,"version":"v1","method":"nonsense","params":{}}` + "\n"
+	for _, tt := range []struct{ name, pin, send, fatal string }{
+		{"plain", "", "hello\n" + strings.Repeat("more\n", 10000), teeth.FatalDecode},
+		{"TLS", ca.pin(), "hello\n" + strings.Repeat("more\n", 10000), teeth.FatalDecode},
+		{"found by the handler", "", unknown, teeth.FatalUnknownMethod},
+		{"found by the handler, TLS", ca.pin(), unknown, teeth.FatalUnknownMethod},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var cfg *tls.Config
+			if tt.pin != "" {
+				cfg = &tls.Config{Certificates: []tls.Certificate{ca.leaf(t, nil)}}
+			}
+			addr, conns := serve(t, cfg)
+			_, ended := connectTo(t, addr, tt.pin)
+			p := newPeer(t, <-conns).welcome()
+			p.send(tt.send)
+			m, ok := p.next()
+			if !ok || m.Fatal != tt.fatal {
+				t.Errorf("got %+v, %v", m, ok)
+			}
+			p.closed()
+			p.nc.Close()
+			if err := <-ended; err == nil || !strings.Contains(err.Error(), "sent fatal error") {
+				t.Errorf("ended with %v", err)
+			}
+		})
 	}
 }
 

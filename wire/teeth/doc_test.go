@@ -62,7 +62,7 @@ func TestDocumentation(t *testing.T) {
 		}
 	}
 	for _, fatal := range []string{FatalDecode, FatalMalformed, FatalNoVersion, FatalNoID, FatalNoParams,
-		FatalParamsType, FatalUnknownID, FatalVersion, FatalUnknownMethod} {
+		FatalParamsType, FatalUnknownID, FatalUnsupported, FatalVersion, FatalUnknownMethod} {
 		if !bytes.Contains(doc, []byte("`"+fatal+"`")) {
 			t.Errorf("%q is not documented", fatal)
 		}
