@@ -213,6 +213,9 @@ func (s Sysfs) named(name string) (Info, error) {
 	if info.Serial == "" {
 		info.Serial = vpdSerial(filepath.Join(disk, "device/vpd_pg80"))
 	}
+	if info.Serial == "" && info.Transport == USB { // the kernel asks USB disks for no SCSI pages
+		info.Serial = usbSerial(disk)
+	}
 	return info, nil
 }
 
@@ -283,6 +286,17 @@ func decodeVPDSerial(b []byte) string {
 	}
 	n := int(b[2])<<8 | int(b[3])
 	return clean(string(b[4:min(4+n, len(b))]))
+}
+
+// usbSerial is the serial number of the USB device that a disk is on, the first
+// directory above it that has a USB vendor id.
+func usbSerial(disk string) string {
+	for dir := disk; filepath.Base(dir) != "devices" && dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		if exists(filepath.Join(dir, "idVendor")) {
+			return attr(filepath.Join(dir, "serial"))
+		}
+	}
+	return ""
 }
 
 func firstAttr(dir string, names ...string) string {

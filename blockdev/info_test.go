@@ -84,6 +84,8 @@ func machine() map[string]string {
 		"sys/class/block/sdb": link(sas), sas + "/size": "3907029168\n", sas + "/device": "-> ../../../1:0:0:0",
 		sas + "/../../vendor": "SEAGATE \n", sas + "/../../model": "ST2000NX0433    \n", sas + "/ro": "1\n",
 		"sys/class/block/sdc": link(usb), usb + "/size": "30869504\n", usb + "/removable": "1\n",
+		"sys/devices/pci0000:00/0000:00:14.0/usb1/1-2/idVendor": "0781\n", "sys/devices/pci0000:00/0000:00:14.0/usb1/1-2/serial": "4C530001\n",
+		"sys/devices/pci0000:00/0000:00:14.0/usb1/idVendor": "1d6b\n", "sys/devices/pci0000:00/0000:00:14.0/usb1/serial": "0000:00:14.0\n", // the hub
 		"sys/class/block/sdd": link(raid), raid + "/size": "1000\n",
 		"sys/class/block/sde": link(iscsi), iscsi + "/size": "1000\n",
 		"sys/class/block/sdf": link(fc), fc + "/size": "1000\n",
@@ -128,7 +130,7 @@ func TestList(t *testing.T) {
 	sas := plain("sdb", SAS, 3907029168)
 	sas.Vendor, sas.Model, sas.ReadOnly = "SEAGATE", "ST2000NX0433", true
 	usb := plain("sdc", USB, 30869504)
-	usb.Removable = true
+	usb.Removable, usb.Serial = true, "4C530001"
 	vda := plain("vda", Virtio, 16777216)
 	vda.Serial = "DISK0001"
 	want := []Info{

@@ -299,14 +299,22 @@ func TestSample(t *testing.T) {
 			}
 		}
 	}
-	if s := sample((2*sections-1)*512, 512, rng); len(s) != 1 || s[0] != (span{0, (2*sections - 1) * 512}) {
-		t.Errorf("a small disk is not read in full: %v", s)
-	}
 }
 
-func TestSampleDiffers(t *testing.T) {
-	j := newFaulty(4 << 20).job(blockdev.Info{})
-	a, b := j.places(Sample), j.places(Sample)
+func TestPlaces(t *testing.T) {
+	places := func(size int64, v Verify) ([]span, Verify) {
+		return newJob(nil, blockdev.Info{Size: size, LogicalBlock: 512}, nil).places(v)
+	}
+	for size, v := range map[int64]Verify{smallDisk - 512: Sample, smallDisk: Full, 1 << 50: Full} {
+		if s, did := places(size, v); len(s) != 1 || s[0] != (span{0, size}) || did != Full {
+			t.Errorf("%d bytes, %s: %d places, %s", size, v, len(s), did)
+		}
+	}
+	a, did := places(smallDisk, Sample)
+	if did != Sample || length(a) > smallDisk/8 {
+		t.Errorf("%s of %d bytes", did, length(a))
+	}
+	b, _ := places(smallDisk, Sample)
 	for i := range min(len(a), len(b)) {
 		if a[i] != b[i] {
 			return
@@ -323,7 +331,7 @@ func TestSampleFinds(t *testing.T) {
 	clear(d.data[5<<20:])
 	var n int64
 	j := d.job(blockdev.Info{})
-	if err := j.verify(t.Context(), j.places(Sample), &n); !errors.Is(err, ErrVerify) {
+	if err := j.verify(t.Context(), sample(j.size, j.block, rand.New(rand.NewPCG(1, 2))), &n); !errors.Is(err, ErrVerify) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -331,9 +339,9 @@ func TestSampleFinds(t *testing.T) {
 func FuzzSample(f *testing.F) {
 	f.Add(int64(1<<30), int64(512), uint64(1))
 	f.Add(int64(1<<30+511), int64(4096), uint64(2))
-	f.Add(int64(1), int64(512), uint64(3))
+	f.Add(int64(2*sections), int64(1), uint64(3))
 	f.Fuzz(func(t *testing.T, size, block int64, seed uint64) {
-		if size <= 0 || block < 1 || block > 1<<20 {
+		if size <= 0 || block < 1 || block > 1<<20 || size/block < 2*sections {
 			return
 		}
 		s := sample(size, block, rand.New(rand.NewPCG(seed, 0)))

@@ -35,7 +35,7 @@ func VerifyZero(ctx context.Context, path string, v Verify, p progress.Func) (in
 		return 0, err
 	}
 	j := newJob(dev, dev.Info, p)
-	places := j.places(v)
+	places, _ := j.places(v)
 	j.total = length(places)
 	j.progress.Report(0, j.total)
 	var verified int64
@@ -71,14 +71,19 @@ func (j *job) readZero(buf []byte, off int64) error {
 	return fmt.Errorf("offset %d is not zero: %w", off+int64(i), ErrVerify)
 }
 
-// places returns what to read back, in order and without overlap.
-func (j *job) places(v Verify) []span {
-	if v == Sample {
-		var seed [32]byte
-		crand.Read(seed[:]) // never fails
-		return sample(j.size, j.block, rand.New(rand.NewChaCha8(seed)))
+// smallDisk is the size below which reading all of a disk takes no longer than a
+// sample's two thousand requests, with a seek each on a rotating one.
+const smallDisk = 4 << 30
+
+// places returns what to read back, in order and without overlap, and whether it
+// is all of the disk or a sample.
+func (j *job) places(v Verify) ([]span, Verify) {
+	if v == Full || j.size < smallDisk {
+		return []span{{0, j.size}}, Full
 	}
-	return []span{{0, j.size}}
+	var seed [32]byte
+	crand.Read(seed[:]) // never fails
+	return sample(j.size, j.block, rand.New(rand.NewChaCha8(seed))), Sample
 }
 
 // sections is how many equal parts of a medium NIST SP 800-88r1 wants sampled,
@@ -88,13 +93,10 @@ const (
 	placeDivisor = 20
 )
 
-// sample chooses the places of Sample. A disk too small for them is read in
-// full.
+// sample chooses the places of Sample on a disk of size bytes in blocks, of which
+// it must have two for every section.
 func sample(size, block int64, rng *rand.Rand) []span {
 	blocks := size / block
-	if blocks < 2*sections {
-		return []span{{0, size}}
-	}
 	var s []span // in blocks; overlapping or adjacent ones become one
 	add := func(from, n int64) {
 		if len(s) > 0 && from <= s[len(s)-1].end() {

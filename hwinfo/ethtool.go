@@ -86,9 +86,10 @@ func decodePermAddr(b []byte) net.HardwareAddr {
 // maxSpeed is the highest speed of the link modes the port supports, by
 // ETHTOOL_GLINKSETTINGS (Linux 4.6); 0 where the driver does not say.
 func (e *ethtool) maxSpeed(name string) int {
-	// struct ethtool_link_settings: 48 bytes, then three bitmaps of as many
-	// 32-bit words as the kernel says, negated, when asked with none.
-	const header, nwordsAt, maxWords = 48, 19, 127
+	// struct ethtool_link_settings: 48 bytes, of which the one at 15 is the length
+	// of each of the three bitmaps that follow, in 32-bit words. Asked with none,
+	// the kernel answers with how many it wants, negated.
+	const header, nwordsAt, maxWords = 48, 15, 127
 	b := make([]byte, header+3*4*maxWords)
 	binary.NativeEndian.PutUint32(b, unix.ETHTOOL_GLINKSETTINGS)
 	if e.call(name, b) != nil {
