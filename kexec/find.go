@@ -26,8 +26,9 @@ type Options struct {
 	// MountDir is where temporary mount points are made; "/run/teeth" if empty.
 	MountDir string
 	// LoadModule, if set, is called with "ext4", "vfat", "xfs" or "btrfs" before
-	// a file system of that type is mounted: a ramdisk has no modprobe for the
-	// kernel to call.
+	// a file system of that type is mounted, and loads that with what it needs
+	// (crc32c for ext4; nls_cp437 and nls_ascii for vfat): a ramdisk has no
+	// modprobe for the kernel to call.
 	LoadModule func(ctx context.Context, name string) error
 }
 
@@ -86,6 +87,9 @@ func partitionNodes(ctx context.Context, disk string) ([]Partition, error) {
 	if err != nil {
 		return nil, fmt.Errorf("not a block device: %w", err)
 	}
+	if err := dropCache(f); err != nil {
+		return nil, err
+	}
 	if err := reread(ctx, f); err != nil {
 		return nil, err
 	}
@@ -126,6 +130,16 @@ func partitionNodes(ctx context.Context, disk string) ([]Partition, error) {
 	}
 	slices.SortFunc(parts, func(a, b Partition) int { return cmp.Compare(a.Number, b.Number) })
 	return parts[:min(len(parts), maxPartitions)], nil
+}
+
+// dropCache makes the kernel write and forget what it has cached of a disk or
+// partition. Each has a cache of its own: what was written through the disk's
+// node may not be what the partition's still holds.
+func dropCache(f *os.File) error {
+	if err := unix.IoctlSetInt(int(f.Fd()), unix.BLKFLSBUF, 0); err != nil {
+		return fmt.Errorf("flush the kernel's cache: %w", err)
+	}
+	return nil
 }
 
 // reread makes the kernel read the partition table, which an image writer has
@@ -181,7 +195,10 @@ func (m *mounts) mount(ctx context.Context, p *Partition, loadModule func(contex
 	if err != nil {
 		return err
 	}
-	sb, err := probe(f)
+	var sb superblock
+	if err = dropCache(f); err == nil {
+		sb, err = probe(f)
+	}
 	f.Close()
 	if err != nil {
 		return fail(err)

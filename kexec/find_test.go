@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -243,4 +245,18 @@ func FuzzReadUKI(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestFindNeedsADisk(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "disk.raw")
+	if _, err := Find(context.Background(), file, Options{}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("missing disk: %v", err)
+	}
+	if err := os.WriteFile(file, make([]byte, 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Find(context.Background(), file, Options{})
+	if err == nil || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), "not a block device") || errors.Is(err, ErrNoTarget) {
+		t.Errorf("plain file: %v", err)
+	}
 }
