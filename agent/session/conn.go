@@ -68,11 +68,12 @@ func (c *conn) run(ctx context.Context) error {
 	defer cancel(nil)
 	// Ending the context unblocks a read and a write; what is being written
 	// has a moment to get out.
-	stop := context.AfterFunc(ctx, func() {
+	unblocked := make(chan struct{})
+	context.AfterFunc(ctx, func() {
 		c.nc.SetReadDeadline(time.Unix(1, 0))
 		c.nc.SetWriteDeadline(time.Now().Add(c.s.timers.last))
+		close(unblocked)
 	})
-	defer stop()
 
 	// A handler that hangs must not keep the agent from coming back: it is
 	// waited for only a moment.
@@ -85,6 +86,7 @@ func (c *conn) run(ctx context.Context) error {
 	wg.Go(func() { cancel(c.survive(ctx, c.read)) })
 	wg.Go(func() { cancel(c.survive(ctx, c.write)) })
 	wg.Wait()
+	<-unblocked // or it would undo the deadlines of sayFatal
 	select {
 	case <-handled:
 	case <-time.After(c.s.timers.last):
