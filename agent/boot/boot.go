@@ -14,6 +14,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/teeth-metal/teeth/agent/boot/conlog"
@@ -45,6 +46,8 @@ type Machine struct {
 	kernel  string // release
 	level   slog.LevelVar
 	out     *conlog.Output
+	loader  *modules.Loader // nil if the image has no modules
+	loaded  atomic.Int32
 	plugger *modules.Plugger
 	net     *network.Manager
 	dog     *watchdog.Dog
@@ -76,6 +79,7 @@ var sequence = []stage{
 			{"sentinel", true, (*Machine).sentinel},
 			{"init", false, (*Machine).duties},
 			{"identity", false, (*Machine).identity},
+			{"module index", false, (*Machine).moduleIndex},
 		},
 	}, {
 		{
@@ -182,6 +186,17 @@ func (m *Machine) Servers() []string {
 		return l.ControlPlane(DefaultPort)
 	}
 	return nil
+}
+
+// LoadModules loads kernel modules by name with all they need, for work that
+// no device announces, file systems for the most part: the kernel has no
+// modprobe here that it could call. Modules that are loaded, built in or not
+// part of the image are passed over.
+func (m *Machine) LoadModules(ctx context.Context, names ...string) error {
+	if m.loader == nil {
+		return nil
+	}
+	return m.loader.Load(ctx, names...)
 }
 
 // SetHealth makes the watchdog ask f as well, every quarter of its timeout:

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +31,8 @@ const (
 	clockTime   = 5 * time.Second
 	clockRetry  = time.Minute
 	clockKeep   = time.Hour
+
+	watchdogPath = "/dev/watchdog0"
 )
 
 // extras are modules that no device asks for and that our work needs: file
@@ -145,7 +146,7 @@ func (m *Machine) entropy(context.Context) error {
 	}
 }
 
-func (m *Machine) modules(ctx context.Context) error {
+func (m *Machine) moduleIndex(context.Context) error {
 	ix, err := modules.Open(filepath.Join("/lib/modules", m.kernel))
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("this image has no modules for kernel %s: only built-in drivers work: %w", m.kernel, err)
@@ -153,20 +154,26 @@ func (m *Machine) modules(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var loaded atomic.Int32
-	l := &modules.Loader{Index: ix, Params: m.Options.Params, Denied: m.Options.Denied,
+	m.loader = &modules.Loader{Index: ix, Params: m.Options.Params, Denied: m.Options.Denied,
 		Loaded: func(module string, took time.Duration) {
-			loaded.Add(1)
+			m.loaded.Add(1)
 			m.Log.Debug("module", "name", module, "took", took.Round(time.Millisecond))
 		}}
-	m.plugger = &modules.Plugger{Loader: l, Failed: func(err error) { m.Log.Warn("driver not loaded", "err", err) }}
-	err = m.plugger.Start(m.ctx)
+	return nil
+}
+
+func (m *Machine) modules(ctx context.Context) error {
+	if m.loader == nil {
+		return nil // said by the phase before
+	}
+	m.plugger = &modules.Plugger{Loader: m.loader, Failed: func(err error) { m.Log.Warn("driver not loaded", "err", err) }}
+	err := m.plugger.Start(m.ctx)
 	if !m.plugger.Settle(ctx, driverQuiet, driverLimit) {
 		err = errors.Join(err, fmt.Errorf("drivers are still being loaded after %s", driverLimit))
 	}
-	extra := l.Load(ctx, extras...) // last: nothing waits for these
-	m.Log.Info("drivers loaded", "loaded", loaded.Load(), "of", ix.Len())
-	return errors.Join(err, extra)
+	err = errors.Join(err, m.LoadModules(ctx, extras...)) // last: nothing waits for these
+	m.Log.Info("drivers loaded", "modules", m.loaded.Load(), "of", m.loader.Index.Len())
+	return err
 }
 
 func (m *Machine) identity(context.Context) error {
@@ -175,12 +182,19 @@ func (m *Machine) identity(context.Context) error {
 	return nil
 }
 
-func (m *Machine) watchdog(context.Context) error {
+func (m *Machine) watchdog(ctx context.Context) error {
 	if m.Options.Watchdog == 0 {
 		m.Log.Info("watchdog is off by teeth.watchdog")
 		return nil
 	}
-	dog, err := watchdog.Open("/dev/watchdog0", m.Options.Watchdog)
+	dog, err := watchdog.Open(watchdogPath, m.Options.Watchdog)
+	if _, serr := os.Stat("/dev/ipmi0"); errors.Is(err, fs.ErrNotExist) && serr == nil {
+		// A BMC has a watchdog, which no device announces.
+		if err := m.LoadModules(ctx, "ipmi_watchdog"); err != nil {
+			return err
+		}
+		dog, err = watchdog.Open(watchdogPath, m.Options.Watchdog)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		m.Log.Info("no hardware watchdog")
 		return nil
@@ -204,6 +218,11 @@ func (m *Machine) watchdog(context.Context) error {
 }
 
 func (m *Machine) network(ctx context.Context) error {
+	if m.Options.VLAN != 0 {
+		if err := m.LoadModules(ctx, "8021q"); err != nil {
+			return err
+		}
+	}
 	m.net = network.New(network.Config{
 		Static: m.Options.Static, VLAN: m.Options.VLAN, BootMAC: m.Options.BootMAC,
 	}, m.Log.With("in", "network"))

@@ -43,15 +43,18 @@ type Result struct {
 // does no harm. It takes no longer than timeout. When no server gives a usable
 // answer the clock is left alone.
 func Sync(ctx context.Context, servers []string, timeout time.Duration) (Result, error) {
+	return syncBy(ctx, servers, timeout, func(t time.Time) error {
+		ts := unix.NsecToTimespec(t.UnixNano())
+		return unix.ClockSettime(unix.CLOCK_REALTIME, &ts)
+	})
+}
+
+func syncBy(ctx context.Context, servers []string, timeout time.Duration, set func(time.Time) error) (Result, error) {
 	r, err := Measure(ctx, servers, timeout)
-	if err != nil {
+	if err != nil || r.Offset.Abs() < step {
 		return r, err
 	}
-	if r.Offset.Abs() < step {
-		return r, nil
-	}
-	ts := unix.NsecToTimespec(time.Now().Add(r.Offset).UnixNano())
-	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
+	if err := set(time.Now().Add(r.Offset)); err != nil {
 		return r, fmt.Errorf("set clock: %w", err)
 	}
 	r.Set = true

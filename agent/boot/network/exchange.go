@@ -207,6 +207,7 @@ func inherit(m, old *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
 	if old == nil {
 		return m
 	}
+	newRouter := m.Options.Has(dhcpv4.OptionRouter)
 	for code, value := range old.Options {
 		c := dhcpv4.GenericOptionCode(code)
 		switch c {
@@ -215,7 +216,7 @@ func inherit(m, old *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
 			dhcpv4.GenericOptionCode(dhcpv4.OptionRebindingTimeValue.Code()):
 			continue
 		case dhcpv4.GenericOptionCode(dhcpv4.OptionClasslessStaticRoute.Code()):
-			if m.Options.Has(dhcpv4.OptionRouter) { // it would hide the new router
+			if newRouter { // it would be hidden
 				continue
 			}
 		}

@@ -45,6 +45,7 @@ func likePID1() error {
 	var mu sync.Mutex
 	reaped := map[int]bool{}
 	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	done := make(chan error, 1)
 	go func() {
 		done <- Run(ctx, func(pid int) {
