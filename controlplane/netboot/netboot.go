@@ -48,10 +48,8 @@ type Config struct {
 
 	// What the script puts on the kernel's command line.
 	AgentsPort string // of the agents' listener, on the host the chassis reaches us by
-	AgentsHost string // instead of that host, if set
 	CAPin      string
-	Token      string
-	Insecure   bool   // plain TCP: no pin and no token
+	Token      string // enrolment token
 	KernelArgs string // further parameters, as they are
 }
 
@@ -62,9 +60,6 @@ func Handler(c Config) (http.Handler, error) {
 		if len(v) > 1500 || !safeArgs.MatchString(v) {
 			return nil, fmt.Errorf("%s: want up to 1500 characters of printable ASCII without quotes, '$', '{', '|', '&' and '\\'", name)
 		}
-	}
-	if c.AgentsHost != "" && (len(c.AgentsHost) > 253 || !hostPattern.MatchString(c.AgentsHost) && !isIP(c.AgentsHost)) {
-		return nil, fmt.Errorf("agents' host %q: want a host name or an IP address", c.AgentsHost)
 	}
 	s := &server{c}
 	mux := http.NewServeMux()
@@ -165,8 +160,9 @@ func pathForLog(u *url.URL) string {
 	return fmt.Sprintf("%.128q", u.Path)
 }
 
-// Serve serves h on l until ctx ends. Transfers of images may take hours, so
-// only headers have a deadline; each connection still has to keep moving.
+// Serve serves h on l until ctx ends. Transfers of images may take hours, so only
+// requests' headers have a deadline; l should have TCP_USER_TIMEOUT set, so that
+// a chassis that vanishes in the middle of a transfer holds nothing.
 func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
 	srv := &http.Server{
 		Handler:           h,

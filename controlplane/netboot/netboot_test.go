@@ -111,8 +111,8 @@ func TestHandlerRefusesUnsafeSettings(t *testing.T) {
 			t.Errorf("kernel arguments %.40q were taken", args)
 		}
 	}
-	if _, err := Handler(Config{AgentsHost: "a b"}); err == nil {
-		t.Error("a host with a space was taken")
+	if _, err := Handler(Config{Token: "a\nb"}); err == nil {
+		t.Error("a token of two lines was taken")
 	}
 }
 

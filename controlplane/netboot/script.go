@@ -106,19 +106,13 @@ func (s *server) bootsItsDisk(r *http.Request, uuid, mac string) (bool, error) {
 }
 
 func (s *server) ramdisk(base, host, mac string) string {
-	if s.AgentsHost != "" {
-		host = s.AgentsHost
-	}
 	args := []string{
 		"initrd=teeth-amd64.cpio.zst", // UEFI iPXE needs it to be named here
 		"console=tty0", "console=ttyS0",
 		"teeth.server=" + net.JoinHostPort(host, s.AgentsPort),
 		"BOOTIF=01-" + strings.ReplaceAll(mac, ":", "-"),
-	}
-	if s.Insecure {
-		args = append(args, "teeth.insecure=1")
-	} else {
-		args = append(args, "teeth.ca_sha256="+s.CAPin, "teeth.token="+s.Token)
+		"teeth.ca_sha256=" + s.CAPin,
+		"teeth.token=" + s.Token,
 	}
 	if s.KernelArgs != "" {
 		args = append(args, s.KernelArgs)

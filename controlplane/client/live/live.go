@@ -118,15 +118,15 @@ func timeLeft(t Task) string {
 func note(t Task) string {
 	switch {
 	case t.Msg != "":
-		return ": " + printable(t.Msg)
+		return ": " + Printable(t.Msg)
 	case t.Step != "" && !t.Final:
-		return ", " + printable(t.Step)
+		return ", " + Printable(t.Step)
 	}
 	return ""
 }
 
-// printable keeps what a chassis says from steering the operator's terminal.
-func printable(s string) string {
+// Printable keeps what a chassis says from steering the operator's terminal.
+func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r < ' ' || r >= 0x7f && r < 0xa0 {
 			return ' '

@@ -1,0 +1,264 @@
+// Package api is the control plane's REST interface for operators, version 1. It
+// is described by openapi.yaml, which the server itself serves.
+//
+// Answers are JSON; errors are problem details (RFC 9457); lists come in pages.
+// Every request but the one for the description needs the operator's token as a
+// bearer token (RFC 6750).
+package api
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/teeth-metal/teeth/controlplane/gateway"
+	"github.com/teeth-metal/teeth/controlplane/images"
+	"github.com/teeth-metal/teeth/controlplane/pki"
+	"github.com/teeth-metal/teeth/controlplane/store"
+	"github.com/teeth-metal/teeth/controlplane/workflow"
+	"github.com/teeth-metal/teeth/wire/teeth"
+)
+
+//go:embed openapi.yaml
+var description []byte
+
+// maxBody bounds a request in JSON. The largest is a provision with files, whose
+// command to the agent is bounded by teeth.MaxLine.
+const maxBody = 1 << 20
+
+// bodyStall is how long a client may send nothing of its body.
+const bodyStall = time.Minute
+
+// Config of the interface.
+type Config struct {
+	Store   *store.Store
+	Gateway *gateway.Gateway
+	Engine  *workflow.Engine
+	Images  *images.Library
+	Token   string // the operator's
+	Version string // of the server's software
+	Log     *slog.Logger
+}
+
+type server struct {
+	Config
+	watchers chan struct{} // one for each open event stream
+	done     context.Context
+}
+
+// route is one operation of the description.
+type route struct {
+	pattern string
+	handle  func(*server, http.ResponseWriter, *http.Request) error
+}
+
+var routes = []route{
+	{"GET /v1/version", (*server).version},
+	{"GET /v1/chassis", (*server).listChassis},
+	{"GET /v1/chassis/{id}", (*server).getChassis},
+	{"GET /v1/chassis/{id}/log", (*server).chassisLog},
+	{"POST /v1/chassis/{id}/inspect", (*server).inspect},
+	{"POST /v1/chassis/{id}/decommission", (*server).decommission},
+	{"POST /v1/chassis/{id}/provision", (*server).provision},
+	{"GET /v1/runs/{id}", (*server).getRun},
+	{"GET /v1/tasks", (*server).listTasks},
+	{"GET /v1/tasks/{id}", (*server).getTask},
+	{"POST /v1/tasks/{id}/cancel", (*server).cancelTask},
+	{"GET /v1/images", (*server).listImages},
+	{"POST /v1/images", (*server).addImage},
+	{"GET /v1/images/{id}", (*server).getImage},
+	{"DELETE /v1/images/{id}", (*server).removeImage},
+	{"GET /v1/events", (*server).events},
+}
+
+// Handler returns the interface. Event streams end when ctx does.
+func Handler(ctx context.Context, c Config) http.Handler {
+	s := &server{Config: c, watchers: make(chan struct{}, 256), done: ctx}
+	mux := http.NewServeMux()
+	for _, r := range routes {
+		mux.HandleFunc(r.pattern, func(w http.ResponseWriter, req *http.Request) {
+			if err := s.authorise(w, req); err == nil {
+				if err := r.handle(s, w, req); err != nil {
+					s.problem(w, req, err)
+				}
+			} else {
+				s.problem(w, req, err)
+			}
+		})
+	}
+	mux.HandleFunc("GET /v1/openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/yaml") // RFC 9512
+		w.Write(description)
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) {
+		s.problem(w, req, &refusal{http.StatusNotFound, "no such resource; see /v1/openapi.yaml"})
+	})
+	return mux
+}
+
+// Serve serves h over TLS (l is a TLS listener) until ctx ends, then lets
+// requests finish for a moment.
+func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
+	srv := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    32 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	closed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(closed)
+		grace, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		if srv.Shutdown(grace) != nil {
+			srv.Close()
+		}
+	})
+	err := srv.Serve(l)
+	if !stop() {
+		<-closed
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("REST interface on %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// refusal is an error with the HTTP status that goes with it.
+type refusal struct {
+	status int
+	detail string
+}
+
+func (r *refusal) Error() string { return r.detail }
+
+func (s *server) authorise(w http.ResponseWriter, r *http.Request) error {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok || !pki.Equal(token, s.Token) {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="teeth"`)
+		return &refusal{http.StatusUnauthorized, "the operator's token is missing or wrong: it is in client.json in the server's data directory"}
+	}
+	return nil
+}
+
+// status maps errors of the packages below to HTTP.
+func status(err error) int {
+	var known *refusal
+	var large *http.MaxBytesError
+	var agent *teeth.MethodError
+	switch {
+	case errors.As(err, &known):
+		return known.status
+	case errors.As(err, &large):
+		return http.StatusRequestEntityTooLarge
+	case errors.Is(err, store.ErrNotFound):
+		return http.StatusNotFound
+	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrAmbiguous), errors.Is(err, gateway.ErrNotConnected):
+		return http.StatusConflict
+	case errors.Is(err, workflow.ErrInvalid), errors.Is(err, images.ErrInvalid), errors.Is(err, io.ErrUnexpectedEOF):
+		return http.StatusBadRequest
+	case errors.As(err, &agent):
+		return http.StatusBadGateway
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return http.StatusRequestTimeout
+	case errors.Is(err, context.DeadlineExceeded):
+		return http.StatusGatewayTimeout
+	}
+	return http.StatusInternalServerError
+}
+
+func (s *server) problem(w http.ResponseWriter, r *http.Request, err error) {
+	code := status(err)
+	detail := err.Error()
+	if code == http.StatusInternalServerError {
+		if r.Context().Err() != nil {
+			return // nobody is there to read it
+		}
+		s.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+		detail = "internal error; see the server's log"
+		if strings.HasPrefix(r.URL.Path, "/v1/images") {
+			detail = err.Error() // a full disk, or the other server's answer: the operator can help it
+		}
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(code)
+	json.NewEncoder(w).Encode(map[string]any{
+		"type": "about:blank", "title": http.StatusText(code), "status": code, "detail": detail,
+	})
+}
+
+func write(w http.ResponseWriter, code int, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	w.Write(append(b, '\n'))
+	return nil
+}
+
+// read decodes a request's JSON strictly: a misspelt option of something that
+// destroys data must not be ignored.
+func read(w http.ResponseWriter, r *http.Request, v any) error {
+	control := http.NewResponseController(w)
+	control.SetReadDeadline(time.Now().Add(bodyStall))
+	// Left standing, it would end requests that take longer to carry out.
+	defer control.SetReadDeadline(time.Time{})
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	dec.DisallowUnknownFields()
+	err := dec.Decode(v)
+	if err == nil {
+		if _, err = dec.Token(); err == io.EOF {
+			return nil
+		}
+		err = errors.New("text after the JSON object")
+	}
+	var large *http.MaxBytesError
+	if errors.As(err, &large) {
+		return err
+	}
+	return &refusal{http.StatusBadRequest, "request: " + err.Error()}
+}
+
+// list is a page of items. Next is the page parameter of the page after it.
+type list[T any] struct {
+	Items []T    `json:"items"`
+	Next  string `json:"next,omitempty"`
+}
+
+func paged[T any](items []T, limit int, key func(T) string) list[T] {
+	l := list[T]{Items: items}
+	if items == nil {
+		l.Items = []T{}
+	}
+	if len(items) == limit {
+		l.Next = key(items[limit-1])
+	}
+	return l
+}
+
+// limit reads the limit parameter: 100 unless given, at most store.MaxPage.
+func limit(r *http.Request) (int, error) {
+	v := r.URL.Query().Get("limit")
+	if v == "" {
+		return 100, nil
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 || n > store.MaxPage {
+		return 0, &refusal{http.StatusBadRequest, fmt.Sprintf("limit: want a number from 1 to %d", store.MaxPage)}
+	}
+	return n, nil
+}

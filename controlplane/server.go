@@ -1,0 +1,314 @@
+// Package controlplane is `teeth serve`: one process that needs no other
+// service. It accepts agents (gateway), gives them their tasks (workflow), serves
+// what they boot and install (netboot, images), and answers operators (api),
+// with its state in one directory (store, pki).
+package controlplane
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/teeth-metal/teeth/controlplane/api"
+	"github.com/teeth-metal/teeth/controlplane/client"
+	"github.com/teeth-metal/teeth/controlplane/gateway"
+	"github.com/teeth-metal/teeth/controlplane/images"
+	"github.com/teeth-metal/teeth/controlplane/netboot"
+	"github.com/teeth-metal/teeth/controlplane/pki"
+	"github.com/teeth-metal/teeth/controlplane/store"
+	"github.com/teeth-metal/teeth/controlplane/workflow"
+)
+
+// Listening addresses unless Config has others.
+const (
+	DefaultAgents = ":8081"
+	DefaultAPI    = "127.0.0.1:8080"
+	DefaultBoot   = ":8082"
+)
+
+// Config of a control plane.
+type Config struct {
+	DataDir string // all state; made if absent
+	BootDir string // where `teeth initramfs build` has put the appliance image
+
+	Agents string // address for agents, TLS
+	API    string // address for operators, HTTPS
+	Boot   string // address for chassis that boot, plain HTTP
+
+	// InsecureAgents, if set, is one more address for agents, plain TCP, that
+	// asks for no token. The original agent can connect nowhere else.
+	InsecureAgents string
+
+	// AdvertiseURL is the base URL of the Boot address as chassis see it. Unless
+	// set it is the host by which the chassis' agent reaches the control plane,
+	// with Boot's port.
+	AdvertiseURL string
+	KernelArgs   string   // further kernel parameters in the boot script
+	Names        []string // further host names and IP addresses of the certificate
+	MaxImageSize int64    // bytes; 0: images.DefaultMaxSize
+
+	Version string
+	Log     *slog.Logger
+	Ready   func(Info) // called once everything listens; may be nil
+
+	fetchLoopback bool // tests
+}
+
+// Info is what a running control plane tells its operator.
+type Info struct {
+	Agents, API, Boot, InsecureAgents string // addresses with their real ports
+
+	CASHA256   string // what agents and clients pin
+	ClientFile string // how the client package finds and proves itself to this server
+}
+
+// ClientFile returns where a control plane with this data directory writes how
+// to reach it (client.Config).
+func ClientFile(dataDir string) string { return filepath.Join(dataDir, "client.json") }
+
+// Serve runs a control plane until ctx ends, which is no error. It may be killed
+// at any moment: what it has acknowledged is on disk.
+func Serve(ctx context.Context, c Config) (err error) {
+	for address, otherwise := range map[*string]string{&c.Agents: DefaultAgents, &c.API: DefaultAPI, &c.Boot: DefaultBoot} {
+		if *address == "" {
+			*address = otherwise
+		}
+	}
+	if err := c.check(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
+		return fmt.Errorf("data directory: %w", err)
+	}
+	unlock, err := lock(c.DataDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	db, err := store.Open(ctx, filepath.Join(c.DataDir, "teeth.db"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	s := &server{Config: c, store: db}
+	if err := s.open(ctx); err != nil {
+		return err
+	}
+	return s.run(ctx)
+}
+
+func (c Config) check() error {
+	if c.DataDir == "" {
+		return errors.New("no data directory given")
+	}
+	if c.AdvertiseURL != "" {
+		u, err := url.Parse(c.AdvertiseURL)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+			return fmt.Errorf("advertised URL %q: want http://host:port", c.AdvertiseURL)
+		}
+	}
+	return nil
+}
+
+// lock keeps a second server out of the data directory.
+func lock(dir string) (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("data directory %s is in use by another control plane: %w", dir, err)
+	}
+	return func() { f.Close() }, nil
+}
+
+type server struct {
+	Config
+	store     *store.Store
+	images    *images.Library
+	authority *pki.Authority
+	operator  string
+	engine    *workflow.Engine
+	gateway   *gateway.Gateway
+
+	bootPort string
+	enrol    string
+}
+
+// open reads or makes what is kept in the data directory, and wires the parts.
+func (s *server) open(ctx context.Context) (err error) {
+	if s.enrol, err = pki.Secret(s.DataDir, "enrol.token"); err != nil {
+		return fmt.Errorf("enrolment token: %w", err)
+	}
+	if s.operator, err = pki.Secret(s.DataDir, "operator.token"); err != nil {
+		return fmt.Errorf("operator's token: %w", err)
+	}
+	if s.authority, err = pki.Open(s.DataDir, s.names()); err != nil {
+		return err
+	}
+	s.images, err = images.Open(ctx, images.Config{
+		Dir: filepath.Join(s.DataDir, "images"), Store: s.store, MaxSize: s.MaxImageSize, AllowLoopback: s.fetchLoopback,
+	})
+	if err != nil {
+		return err
+	}
+	s.engine = workflow.New(workflow.Config{
+		Store: s.store,
+		Session: func(chassis string) (workflow.Session, bool) {
+			session, ok := s.gateway.Session(chassis)
+			return session, ok
+		},
+		BootURL: s.bootURL,
+		Log:     s.Log,
+	})
+	s.gateway = gateway.New(gateway.Config{Store: s.store, Handler: s.engine, Token: s.enrol, Version: s.Version, Log: s.Log})
+	return nil
+}
+
+// names are what a browser or curl may call this server by.
+func (s *server) names() []string {
+	names := append([]string{"localhost", "127.0.0.1", "::1"}, s.Names...)
+	if h, err := os.Hostname(); err == nil {
+		names = append(names, h)
+	}
+	for _, address := range []string{s.Agents, s.API} {
+		if host, _, err := net.SplitHostPort(address); err == nil && host != "" {
+			names = append(names, host)
+		}
+	}
+	return names
+}
+
+func (s *server) bootURL(c store.Chassis) (string, error) {
+	if s.AdvertiseURL != "" {
+		return strings.TrimSuffix(s.AdvertiseURL, "/"), nil
+	}
+	if c.Endpoint == "" {
+		return "", fmt.Errorf("chassis %s has never said how it reaches this server: give the server its advertised URL: %w", c.ID, store.ErrConflict)
+	}
+	return "http://" + net.JoinHostPort(c.Endpoint, s.bootPort), nil
+}
+
+// run listens everywhere, then serves until ctx ends or a part fails.
+func (s *server) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	defer cancel(nil)
+	info := Info{CASHA256: s.authority.Pin(), ClientFile: ClientFile(s.DataDir)}
+	listeners := map[string]net.Listener{}
+	for _, l := range []struct {
+		address string
+		actual  *string
+	}{{s.Agents, &info.Agents}, {s.API, &info.API}, {s.Boot, &info.Boot}, {s.InsecureAgents, &info.InsecureAgents}} {
+		if l.address == "" {
+			continue
+		}
+		listener, err := listen(ctx, l.address)
+		if err != nil {
+			return err
+		}
+		defer listener.Close()
+		*l.actual = listener.Addr().String()
+		listeners[*l.actual] = listener
+	}
+	_, s.bootPort, _ = net.SplitHostPort(info.Boot)
+	_, agentsPort, _ := net.SplitHostPort(info.Agents)
+	boot, err := netboot.Handler(netboot.Config{
+		Store: s.store, Image: s.images.File, BootDir: s.BootDir, Log: s.Log,
+		AgentsPort: agentsPort, CAPin: info.CASHA256, Token: s.enrol, KernelArgs: s.KernelArgs,
+	})
+	if err != nil {
+		return err
+	}
+	operators := api.Handler(ctx, api.Config{
+		Store: s.store, Gateway: s.gateway, Engine: s.engine, Images: s.images,
+		Token: s.operator, Version: s.Version, Log: s.Log,
+	})
+	if err := s.writeClientFile(info); err != nil {
+		return err
+	}
+	tlsConfig := s.authority.ServerConfig()
+	start := func(part func() error) {
+		parts.Go(func() {
+			if err := part(); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	start(func() error { return s.engine.Run(ctx) })
+	start(func() error { return s.gateway.Serve(ctx, listeners[info.Agents], tlsConfig) })
+	if info.InsecureAgents != "" {
+		s.Log.Warn("agents may connect without TLS and token", "address", info.InsecureAgents)
+		start(func() error { return s.gateway.Serve(ctx, listeners[info.InsecureAgents], nil) })
+	}
+	start(func() error { return netboot.Serve(ctx, listeners[info.Boot], boot, s.Log) })
+	start(func() error {
+		return api.Serve(ctx, tls.NewListener(listeners[info.API], tlsConfig), operators, s.Log)
+	})
+	s.Log.Info("control plane is up", "agents", info.Agents, "api", info.API, "boot", info.Boot, "ca_sha256", info.CASHA256)
+	if s.Ready != nil {
+		s.Ready(info)
+	}
+	<-ctx.Done()
+	parts.Wait()
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+		return cause
+	}
+	return nil
+}
+
+// peerTimeout is how long a peer may leave data unacknowledged. The kernel ends
+// the connection then, wherever in a transfer it is.
+const peerTimeout = 2 * time.Minute
+
+func listen(ctx context.Context, address string) (net.Listener, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		// Accepted connections inherit it.
+		if e := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(peerTimeout.Milliseconds()))
+		}); e != nil {
+			return e
+		}
+		return err
+	}}
+	lc.SetMultipathTCP(false) // older kernels refuse the option on its sockets
+	l, err := lc.Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", address, err)
+	}
+	return l, nil
+}
+
+func (s *server) writeClientFile(info Info) error {
+	host, port, err := net.SplitHostPort(info.API)
+	if err != nil {
+		return err
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	b, err := json.MarshalIndent(client.Config{URL: "https://" + net.JoinHostPort(host, port), CASHA256: info.CASHA256, Token: s.operator}, "", "\t")
+	if err != nil {
+		return err
+	}
+	if err := pki.WriteFile(info.ClientFile, append(b, '\n')); err != nil {
+		return fmt.Errorf("write how to reach this server: %w", err)
+	}
+	return nil
+}
