@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
 const modulePath = "github.com/teeth-metal/teeth"
@@ -67,11 +68,26 @@ func sourceRoot(dir string) (string, error) {
 	}
 }
 
+// inlined are the packages whose speed counts: what every byte of a disk image
+// passes through. The others are compiled without inlining, which makes the
+// agent a tenth smaller in the image.
+var inlined = []string{
+	"runtime/...", "internal/...", "sync/...", "bytes", "bufio", "io", "math/...",
+	"crypto/...", "hash/...", "compress/...",
+	"github.com/klauspost/...", "github.com/therootcompany/...",
+	modulePath + "/blockdev", modulePath + "/erase", modulePath + "/imagecache",
+}
+
 // goBuild builds a static program whose bytes depend on nothing but source and
 // toolchain.
 func goBuild(ctx context.Context, src, pkg, out, arch, version string) error {
-	ldflags := "-s -w -buildid= -X main.version=" + version
-	_, err := goCommand(ctx, src, arch, "build", "-trimpath", "-buildvcs=false", "-ldflags", ldflags, "-o", out, pkg)
+	args := []string{"build", "-trimpath", "-buildvcs=false",
+		"-ldflags", "-s -w -buildid= -X main.version=" + version,
+		"-gcflags=all=-l"}
+	for _, pattern := range inlined { // the last that matches a package counts
+		args = append(args, "-gcflags="+pattern+"=")
+	}
+	_, err := goCommand(ctx, src, arch, append(args, "-o", out, pkg)...)
 	return err
 }
 
@@ -96,6 +112,7 @@ func goCommand(ctx context.Context, src, arch string, args ...string) (string, e
 func run(ctx context.Context, dir string, env []string, program string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Dir, cmd.Env = dir, env
+	cmd.WaitDelay = 5 * time.Second // compilers that outlive a cancelled go build
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {

@@ -4,17 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/teeth-metal/teeth/initramfs/kmod"
 	"github.com/teeth-metal/teeth/initramfs/sentinel"
 	"github.com/u-root/u-root/pkg/cpio"
-	"golang.org/x/sys/unix"
 )
 
 // Build writes teeth-ARCH.cpio.zst, vmlinuz-ARCH and the manifest
@@ -223,53 +219,10 @@ func (b *builder) addKernel(ctx context.Context) error {
 		b.Log.Warn("firmware in none of Debian's packages, see the manifest", "count", n)
 	}
 	b.manifest.Packages = pkgs.list()
+	if err := pkgs.prune(); err != nil {
+		return err
+	}
 	compressed, err := cached(ctx, b.CacheDir, a)
 	b.append(a, compressed)
 	return err
-}
-
-// cached returns the archive compressed, from the cache if it was made before.
-// The key covers every byte of the input, so a stale hit is not possible.
-func cached(ctx context.Context, cacheDir string, a *archive) ([]byte, error) {
-	dir := filepath.Join(cacheDir, "layer")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	name := a.key() + ".cpio.zst"
-	b, err := os.ReadFile(filepath.Join(dir, name))
-	if err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return b, err
-	}
-	b, err = a.compressed(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return b, writeFile(dir, name, b)
-}
-
-// lock takes the cache for one build, waiting for another to end.
-func lock(ctx context.Context, dir string, log *slog.Logger) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	for waited := false; ; waited = true {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
-		}
-		if !waited {
-			log.Info("waiting for another build with the same cache", "cache", dir)
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, ctx.Err()
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
 }

@@ -320,6 +320,24 @@ func TestLockWaits(t *testing.T) {
 	again()
 }
 
+func TestPrune(t *testing.T) {
+	dir := t.TempDir()
+	for i, name := range []string{"oldest", "b", "a"} {
+		fakekernel.Write(t, dir, map[string][]byte{name: nil})
+		at := time.Unix(int64(i), 0)
+		if err := os.Chtimes(filepath.Join(dir, name), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := prune(dir, 2); err != nil {
+		t.Fatal(err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil || len(left) != 2 || filepath.Base(left[0]) != "a" || filepath.Base(left[1]) != "b" {
+		t.Errorf("left %q, %v, want a and b", left, err)
+	}
+}
+
 func TestArchiveRefuses(t *testing.T) {
 	for _, name := range []string{"/init", "../init", "a//b", ".", "a/../b", ""} {
 		if _, err := newArchive().file(name, nil, 0o644); err == nil {

@@ -195,6 +195,30 @@ func (p *packages) save() error {
 	return writeFile(p.dir, chosenFile, append(b, '\n'))
 }
 
+// prune removes unpacked packages of which another version was chosen since.
+func (p *packages) prune() error {
+	dir := filepath.Join(p.dir, "deb")
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	keep := make(map[string]bool)
+	for _, pkg := range p.chosen {
+		keep[pkg.SHA256] = true
+	}
+	for _, e := range entries {
+		if !keep[e.Name()] {
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // list returns what this build took, sorted by name.
 func (p *packages) list() []apt.Package {
 	l := []apt.Package{}

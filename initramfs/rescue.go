@@ -63,7 +63,7 @@ func buildRescue(ctx context.Context, o Options) ([]byte, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		o.Log.Info("building u-root commands, which takes a minute", "count", len(rescueCommands))
 		if bb, err = makeBusybox(ctx, src, o.Arch); err == nil {
-			err = writeFile(dir, name, bb)
+			err = errors.Join(writeFile(dir, name, bb), prune(dir, 2))
 		}
 	}
 	if err != nil {
