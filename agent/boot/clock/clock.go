@@ -50,7 +50,7 @@ func Sync(ctx context.Context, servers []string, timeout time.Duration) (Result,
 }
 
 func syncBy(ctx context.Context, servers []string, timeout time.Duration, set func(time.Time) error) (Result, error) {
-	r, err := Measure(ctx, servers, timeout)
+	r, err := measure(ctx, servers, timeout)
 	if err != nil || r.Offset.Abs() < step {
 		return r, err
 	}
@@ -61,8 +61,8 @@ func syncBy(ctx context.Context, servers []string, timeout time.Duration, set fu
 	return r, nil
 }
 
-// Measure is Sync without setting the clock.
-func Measure(ctx context.Context, servers []string, timeout time.Duration) (Result, error) {
+// measure is Sync without setting the clock.
+func measure(ctx context.Context, servers []string, timeout time.Duration) (Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	servers = servers[:min(len(servers), maxServers)]

@@ -83,7 +83,7 @@ func TestMeasure(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r, err := Measure(t.Context(), tt.servers, time.Second)
+			r, err := measure(t.Context(), tt.servers, time.Second)
 			switch {
 			case tt.err == "" && err != nil:
 				t.Fatal(err)
@@ -100,11 +100,11 @@ func TestMeasure(t *testing.T) {
 	}
 }
 
-func TestMeasureCancelled(t *testing.T) {
+func TestCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(50*time.Millisecond, cancel)
 	began := time.Now()
-	_, err := Measure(ctx, []string{server(t, 0, func([]byte) []byte { return nil })}, time.Minute)
+	_, err := measure(ctx, []string{server(t, 0, func([]byte) []byte { return nil })}, time.Minute)
 	if err == nil || time.Since(began) > 20*time.Second {
 		t.Errorf("%v after %s", err, time.Since(began))
 	}

@@ -30,8 +30,8 @@ var children = map[string]func(){
 	"goroutine": func() {
 		Add(file)
 		Go("the worker", func() {
-			var m map[string]int
-			m["x"] = 1
+			var none []int
+			_ = none[len(os.Args)]
 		})
 		select {}
 	},
@@ -68,7 +68,7 @@ func TestLastWords(t *testing.T) {
 		words  []string // all on standard output or error
 		sink   string   // in the file
 	}{
-		{"goroutine", 1, []string{"panic in the worker", "nil map", "lastwords_test.go"}, "nil map"},
+		{"goroutine", 1, []string{"panic in the worker", "index out of range", "lastwords_test.go"}, "index out of range"},
 		{"main", 1, []string{"panic in main: from main"}, "from main"},
 		{"return", 0, nil, ""},
 		{"sink panics", 1, []string{"the cause"}, "the cause"},
