@@ -98,6 +98,8 @@ type Decommission struct {
 	Verify   string               `json:"verify,omitempty"` // full (default), sample
 	Firmware []teeth.FirmwareItem `json:"firmware,omitempty"`
 	Spec     json.RawMessage      `json:"spec,omitempty"` // of package hwinfo/qc
+	// Steps are what is done, in this order: erase, firmware, qc (default all).
+	Steps []string `json:"steps,omitempty"`
 }
 
 // Provision says what a chassis is to run.

@@ -31,6 +31,9 @@ type Decommission struct {
 	Verify   string               `json:"verify,omitempty"` // full (default), sample
 	Firmware []teeth.FirmwareItem `json:"firmware,omitempty"`
 	Spec     json.RawMessage      `json:"spec,omitempty"` // of package hwinfo/qc
+	// Steps are what is done, in this order: "erase", "firmware", "qc". Empty: all
+	// three, in that order.
+	Steps []string `json:"steps,omitempty"`
 }
 
 // disk is what is needed of a disk in an agent's inventory.
@@ -65,7 +68,7 @@ func disks(c store.Chassis) ([]disk, error) {
 	return inventory.Disks, nil
 }
 
-// Decommission creates the run erase, firmware, quality control. The disks are
+// Decommission creates a run of the steps asked for. The disks are
 // written into the command by their identity as it was inspected: if the chassis
 // has others by then, the agent refuses.
 func (e *Engine) Decommission(ctx context.Context, c store.Chassis, o Decommission) (store.Run, error) {
@@ -88,17 +91,30 @@ func (e *Engine) Decommission(ctx context.Context, c store.Chassis, o Decommissi
 	if err != nil {
 		return store.Run{}, err
 	}
-	return e.create(ctx, c, KindDecommission, []store.Step{
-		{Method: teeth.MethodDiskErase, Params: func(id string) (any, error) {
+	steps := map[string]store.Step{
+		"erase": {Method: teeth.MethodDiskErase, Params: func(id string) (any, error) {
 			return teeth.DiskEraseParams{TaskID: id, Disks: chosen, Method: o.Method, Verify: o.Verify}, nil
 		}},
-		{Method: teeth.MethodFirmwareSecure, Params: func(id string) (any, error) {
+		"firmware": {Method: teeth.MethodFirmwareSecure, Params: func(id string) (any, error) {
 			return teeth.FirmwareSecureParams{TaskID: id, Firmware: o.Firmware}, nil
 		}},
-		{Method: teeth.MethodQC, Params: func(id string) (any, error) {
+		"qc": {Method: teeth.MethodQC, Params: func(id string) (any, error) {
 			return teeth.QCParams{TaskID: id, Spec: o.Spec}, nil
 		}},
-	})
+	}
+	if len(o.Steps) == 0 {
+		o.Steps = []string{"erase", "firmware", "qc"}
+	}
+	var plan []store.Step
+	for _, name := range o.Steps {
+		step, ok := steps[name]
+		if !ok {
+			return store.Run{}, fmt.Errorf("%w: step %.20q: want erase, firmware and qc, each at most once", ErrInvalid, name)
+		}
+		delete(steps, name)
+		plan = append(plan, step)
+	}
+	return e.create(ctx, c, KindDecommission, plan)
 }
 
 // choose returns the identities of the disks that want names, or of all.
