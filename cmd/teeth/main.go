@@ -13,6 +13,9 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// version is set by the Makefile.
+var version = "devel"
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := rootCommand().ExecuteContext(ctx)
@@ -34,9 +37,13 @@ firmware and hardware, writes an OS image with a config drive, and boots it.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 control plane not reachable.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
+		Version:       version,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(initramfsCommand(), labCommand())
+	root.AddCommand(
+		serveCommand(), chassisCommand(), taskCommand(), imageCommand(),
+		initramfsCommand(), labCommand(),
+	)
 	return root
 }
 
@@ -64,6 +71,10 @@ func exitCode(err error) int {
 		return 0
 	case errors.As(err, &usage):
 		return 2
+	case isNotFound(err):
+		return 3
+	case isUnreachable(err):
+		return 4
 	}
 	return 1
 }

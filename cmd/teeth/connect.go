@@ -1,0 +1,78 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/teeth-metal/teeth/controlplane/client"
+)
+
+// defaultData is where `teeth serve` keeps its state.
+const defaultData = "/var/lib/teeth"
+
+// connection is the flags of the commands that talk to a control plane.
+type connection struct {
+	file   string
+	output string
+}
+
+func (c *connection) addFlags(cmd *cobra.Command) {
+	file := os.Getenv("TEETH_CLIENT")
+	if file == "" {
+		file = filepath.Join(defaultData, "client.json")
+	}
+	f := cmd.PersistentFlags()
+	f.StringVar(&c.file, "client", file, "file that says how to reach the control plane, written by teeth serve (or set TEETH_CLIENT)")
+	f.StringVarP(&c.output, "output", "o", "table", "output: table or json")
+}
+
+func (c *connection) dial() (*client.Client, error) {
+	if c.output != "table" && c.output != "json" {
+		return nil, usagef("--output %q: write table or json", c.output)
+	}
+	conf, err := client.Load(c.file)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", client.ErrUnreachable, err)
+	}
+	return client.New(conf)
+}
+
+// print shows v as JSON, or what rows writes as a table.
+func (c *connection) print(w io.Writer, v any, rows func(*tabwriter.Writer)) error {
+	if c.output == "json" {
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		return e.Encode(v)
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	rows(t)
+	return t.Flush()
+}
+
+func isNotFound(err error) bool    { return errors.Is(err, client.ErrNotFound) }
+func isUnreachable(err error) bool { return errors.Is(err, client.ErrUnreachable) }
+
+// short is the beginning of an id, enough to name it again.
+func short(id string) string { return id[:min(len(id), 8)] }
+
+// age is how long ago t was, in one or two figures.
+func age(t time.Time) string {
+	switch d := time.Since(t); {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	default:
+		return fmt.Sprintf("%dd", int(d.Hours()/24))
+	}
+}
