@@ -220,6 +220,33 @@ func TestLostWriteAnywhere(t *testing.T) {
 	}
 }
 
+func TestNonZero(t *testing.T) {
+	for _, n := range []int{0, 1, 7, 63, 64, 65, 512, 1000, piece} {
+		b := make([]byte, n)
+		if i := nonZero(b); i != -1 {
+			t.Errorf("%d zeros: %d", n, i)
+		}
+		for at := 0; at < n; at += 1 + n/130 {
+			b[at] = 0x80
+			b[n-1] |= 1
+			if i := nonZero(b); i != at {
+				t.Errorf("of %d bytes, the one at %d: %d", n, at, i)
+			}
+			b[at], b[n-1] = 0, 0
+		}
+	}
+}
+
+func BenchmarkNonZero(b *testing.B) {
+	buf := make([]byte, piece)
+	b.SetBytes(piece)
+	for b.Loop() {
+		if nonZero(buf) >= 0 {
+			b.Fatal("zeros are not zero")
+		}
+	}
+}
+
 // The lowest of several bad places is named, though several are read at once.
 func TestLowestError(t *testing.T) {
 	d := newFaulty(8 << 20)

@@ -17,7 +17,7 @@ const (
 	maxRefused = 3
 )
 
-// zeros is what is written and compared with. Nobody may change it.
+// zeros is what is written. Nobody may change it.
 var zeros = sync.OnceValue(func() []byte { return blockdev.Buffer(piece) })
 
 // zero makes every byte of the disk zero and counts them in r.
