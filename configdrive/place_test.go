@@ -142,6 +142,25 @@ func TestPlaceMBR(t *testing.T) {
 	}
 }
 
+// Beyond 2 TiB an MBR has no words: the drive goes right below.
+func TestPlaceLargeMBR(t *testing.T) {
+	path := disk(t, 8*mib, 3<<40, "label: dos\nstart=2048, size=4096, type=83\n")
+	d, err := Build(sample())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Place(context.Background(), path, d, d.Size(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Start != 2<<40-mib || p.Start+p.Length > 2<<40 {
+		t.Errorf("placed at %+v", p)
+	}
+	if again, err := Place(context.Background(), path, d, d.Size(), Options{}); err != nil || again != p {
+		t.Errorf("again: %+v, %v", again, err)
+	}
+}
+
 func TestPlaceRefuses(t *testing.T) {
 	// More than sfdisk leaves behind a last partition that it aligns.
 	large := sample()

@@ -73,14 +73,6 @@ func (c *Cache) Sync(ctx context.Context, wanted []Image, report progress.Func) 
 			}
 		}
 	}
-	// A less wanted image may have had to go after it was found.
-	entries, err := c.Store.Entries()
-	if err != nil {
-		return res, errors.Join(append(errs, err)...)
-	}
-	res.Cached = slices.DeleteFunc(res.Cached, func(id string) bool {
-		return !slices.ContainsFunc(entries, func(e Entry) bool { return e.Image.ID == id && e.Complete })
-	})
 	return res, errors.Join(errs...)
 }
 

@@ -356,7 +356,7 @@ func TestOpenDiskRefuses(t *testing.T) {
 // Whichever of the disk's last writes a power cut loses, the cache opens, and
 // what it calls complete is complete.
 func TestDiskPowerCut(t *testing.T) {
-	path := blank(t, 16*mib)
+	path := blank(t, 9*mib)
 	d, err := OpenDisk(path, blockdev.Identity{}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -404,11 +404,11 @@ func TestDiskPowerCut(t *testing.T) {
 	check("blank")
 	// Each takes the room of one before, and each is checked at every MiB.
 	for i := range 4 {
-		file := random(uint64(i), 4*mib+i)
+		file := random(uint64(i), 2*mib+i)
 		files[id(i)] = file
 		img := imageOf(i, Raw, file, serve(t, file).url())
 		want = append([]Image{img}, want...)
-		if _, err := c.Sync(context.Background(), want[:min(len(want), 3)], func(done, _ int64) {
+		if _, err := c.Sync(context.Background(), want[:min(len(want), 2)], func(done, _ int64) {
 			check(fmt.Sprint("image ", i, " at ", done))
 		}); err != nil {
 			t.Fatal(err)

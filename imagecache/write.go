@@ -83,6 +83,7 @@ func writeImage(ctx context.Context, src Source, img Image, device string, opt W
 		if retry, rerr := r.again(err); !retry {
 			return WriteReport{}, errors.Join(err, rerr)
 		}
+		w.opt.AssumeZero = false // what came of this attempt is on the disk
 	}
 	if err := d.RereadPartitions(); err != nil {
 		return WriteReport{}, err
