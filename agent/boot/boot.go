@@ -58,7 +58,8 @@ type Machine struct {
 	health func() bool
 }
 
-// step is a phase to be done.
+// step is a phase to be done. Its context ends with its stage: what is to go on
+// after that uses the machine's.
 type step struct {
 	name      string
 	essential bool // without it the boot ends
@@ -186,17 +187,6 @@ func (m *Machine) Servers() []string {
 		return l.ControlPlane(DefaultPort)
 	}
 	return nil
-}
-
-// LoadModules loads kernel modules by name with all they need, for work that
-// no device announces, file systems for the most part: the kernel has no
-// modprobe here that it could call. Modules that are loaded, built in or not
-// part of the image are passed over.
-func (m *Machine) LoadModules(ctx context.Context, names ...string) error {
-	if m.loader == nil {
-		return nil
-	}
-	return m.loader.Load(ctx, names...)
 }
 
 // SetHealth makes the watchdog ask f as well, every quarter of its timeout:

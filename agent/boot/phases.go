@@ -171,7 +171,7 @@ func (m *Machine) modules(ctx context.Context) error {
 	if !m.plugger.Settle(ctx, driverQuiet, driverLimit) {
 		err = errors.Join(err, fmt.Errorf("drivers are still being loaded after %s", driverLimit))
 	}
-	err = errors.Join(err, m.LoadModules(ctx, extras...)) // last: nothing waits for these
+	err = errors.Join(err, m.loadModules(ctx, extras...)) // last: nothing waits for these
 	m.Log.Info("drivers loaded", "modules", m.loaded.Load(), "of", m.loader.Index.Len())
 	return err
 }
@@ -190,7 +190,7 @@ func (m *Machine) watchdog(ctx context.Context) error {
 	dog, err := watchdog.Open(watchdogPath, m.Options.Watchdog)
 	if _, serr := os.Stat("/dev/ipmi0"); errors.Is(err, fs.ErrNotExist) && serr == nil {
 		// A BMC has a watchdog, which no device announces.
-		if err := m.LoadModules(ctx, "ipmi_watchdog"); err != nil {
+		if err := m.loadModules(ctx, "ipmi_watchdog"); err != nil {
 			return err
 		}
 		dog, err = watchdog.Open(watchdogPath, m.Options.Watchdog)
@@ -219,7 +219,7 @@ func (m *Machine) watchdog(ctx context.Context) error {
 
 func (m *Machine) network(ctx context.Context) error {
 	if m.Options.VLAN != 0 {
-		if err := m.LoadModules(ctx, "8021q"); err != nil {
+		if err := m.loadModules(ctx, "8021q"); err != nil {
 			return err
 		}
 	}
@@ -231,7 +231,7 @@ func (m *Machine) network(ctx context.Context) error {
 	}
 	s := m.net.State()
 	m.NIC, m.MAC = s.NIC, s.MAC.String()
-	Go("network", func() { _ = m.net.Keep(ctx) }) // ends with ctx only, and logs for itself
+	Go("network", func() { _ = m.net.Keep(m.ctx) }) // ends with ctx only, and logs for itself
 	name := "teeth-" + strings.ReplaceAll(m.MAC, ":", "")
 	if s.Lease != nil && s.Lease.Hostname != "" {
 		name = s.Lease.Hostname
@@ -258,14 +258,14 @@ func (m *Machine) clock(ctx context.Context) error {
 		m.Log.Info("clock not set: neither teeth.ntp nor DHCP names an NTP server", "time", time.Now().UTC().Format(time.DateTime))
 		return nil
 	}
-	sync := func() error {
+	sync := func(ctx context.Context) error {
 		r, err := clock.Sync(ctx, servers(), clockTime)
 		if err == nil {
 			m.Log.Info("clock", "server", r.Server, "offset", r.Offset, "delay", r.Delay, "set", r.Set)
 		}
 		return err
 	}
-	err := sync()
+	err := sync(ctx)
 	Go("clock", func() {
 		last := err
 		for {
@@ -274,11 +274,11 @@ func (m *Machine) clock(ctx context.Context) error {
 				wait = clockRetry
 			}
 			select {
-			case <-ctx.Done():
+			case <-m.ctx.Done():
 				return
 			case <-time.After(wait):
 			}
-			if last = sync(); last != nil {
+			if last = sync(m.ctx); last != nil {
 				m.Log.Debug("clock", "err", last)
 			}
 		}

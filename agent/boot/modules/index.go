@@ -41,6 +41,15 @@ type alias struct{ pattern, module string }
 // modules.dep must be there; without the others there are just no aliases, no
 // soft dependencies and no built-in modules.
 func Open(dir string) (*Index, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("kernel modules: %w", err)
+	}
+	defer root.Close()
+	return read(dir, root.FS())
+}
+
+func read(dir string, fsys fs.FS) (*Index, error) {
 	ix := &Index{
 		dir:     dir,
 		files:   map[string]string{},
@@ -50,11 +59,6 @@ func Open(dir string) (*Index, error) {
 		builtin: map[string]bool{},
 		aliases: map[string][]alias{},
 	}
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return nil, fmt.Errorf("kernel modules: %w", err)
-	}
-	defer root.Close()
 	for _, f := range []struct {
 		name string
 		read func(io.Reader) error
@@ -64,7 +68,7 @@ func Open(dir string) (*Index, error) {
 		{"modules.softdep", ix.readSoftdep},
 		{"modules.alias", ix.readAlias},
 	} {
-		file, err := root.Open(f.name)
+		file, err := fsys.Open(f.name)
 		if errors.Is(err, fs.ErrNotExist) && f.name != "modules.dep" {
 			continue
 		}

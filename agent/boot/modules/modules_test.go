@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -433,13 +434,11 @@ func FuzzIndex(f *testing.F) {
 		if len(dep)+len(alias)+len(soft)+len(name) > 4096 {
 			return
 		}
-		dir := t.TempDir()
-		for n, c := range map[string]string{"modules.dep": dep, "modules.alias": alias, "modules.softdep": soft} {
-			if err := os.WriteFile(filepath.Join(dir, n), []byte(c), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		ix, err := Open(dir)
+		ix, err := read("x", fstest.MapFS{
+			"modules.dep":     {Data: []byte(dep)},
+			"modules.alias":   {Data: []byte(alias)},
+			"modules.softdep": {Data: []byte(soft)},
+		})
 		if err != nil {
 			return
 		}
