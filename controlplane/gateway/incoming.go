@@ -143,10 +143,11 @@ var namePattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z
 // says, if that is a host, else the address it has connected to.
 func endpointHost(said, local string) string {
 	host := hostOf(said)
-	if ip, err := netip.ParseAddr(host); err == nil && ip.Zone() == "" && !ip.IsUnspecified() {
+	ip, err := netip.ParseAddr(host)
+	switch {
+	case err == nil && ip.Zone() == "" && !ip.IsUnspecified():
 		return ip.Unmap().String()
-	}
-	if len(host) <= 253 && namePattern.MatchString(host) {
+	case err != nil && len(host) <= 253 && namePattern.MatchString(host):
 		return host
 	}
 	return hostOf(local)
