@@ -124,8 +124,11 @@ func (n nic) discover(ctx context.Context) (*dhcpv4.DHCPv4, *Lease, error) {
 		offer, lease = m, l
 		return true
 	})
+	if errors.Is(err, errNoAnswer) && useless != nil {
+		err = useless
+	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("NIC %s: DHCPDISCOVER: %w", n.name, errors.Join(err, useless))
+		return nil, nil, fmt.Errorf("NIC %s: DHCPDISCOVER: %w", n.name, err)
 	}
 	return offer, lease, nil
 }

@@ -16,7 +16,8 @@ import (
 
 const (
 	rescan      = 100 * time.Millisecond // NICs appear as drivers load
-	slowCarrier = 15 * time.Second       // then a missing link is worth a word
+	slowRescan  = 2 * time.Second
+	slowCarrier = 15 * time.Second // then a missing link is worth a word
 	// A candidate that is not the best there could be waits this long for a
 	// better one; longer for the NIC that firmware booted from, which works.
 	grace     = 2 * time.Second
@@ -69,6 +70,7 @@ func (m *Manager) race(ctx context.Context) (*binding, error) {
 		}
 		if !spoken && time.Since(began) > slowCarrier {
 			spoken = true
+			look.Reset(slowRescan)
 			if len(nics) == 0 {
 				m.log.Warn(errNoNIC.Error())
 			} else {
@@ -120,8 +122,9 @@ func (m *Manager) runner(ctx context.Context, n nic, offers chan<- candidate) {
 			if ctx.Err() != nil {
 				return
 			}
-			m.log.Debug("no offer yet", "err", err)
-			if !errors.Is(err, errNoAnswer) {
+			if errors.Is(err, errNoAnswer) {
+				m.log.Debug(err.Error())
+			} else {
 				m.log.Warn(err.Error())
 			}
 			select {
