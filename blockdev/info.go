@@ -72,7 +72,8 @@ func (s Sysfs) path(elem ...string) string {
 // It leaves out what holds no data of its own: partitions, RAM disks, loop,
 // device-mapper, MD, zram and network block devices, optical and floppy drives,
 // flash partitions (MTD), NVMe paths hidden behind a multipath head, and devices
-// without a medium. It includes remote disks: see Transport.
+// without a medium. It includes remote disks: see Transport. When some disks
+// cannot be read it returns the others, and an error that names those.
 func (s Sysfs) List() ([]Info, error) {
 	dir := s.path("sys/class/block")
 	entries, err := os.ReadDir(dir)
@@ -80,6 +81,7 @@ func (s Sysfs) List() ([]Info, error) {
 		return nil, fmt.Errorf("list disks: %w", err)
 	}
 	var disks []Info
+	var broken []error
 	for _, e := range entries {
 		link := filepath.Join(dir, e.Name())
 		if virtual(e.Name(), link) || exists(filepath.Join(link, "partition")) || attr(filepath.Join(link, "hidden")) == "1" {
@@ -90,7 +92,8 @@ func (s Sysfs) List() ([]Info, error) {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			broken = append(broken, err)
+			continue
 		}
 		if info.Size == 0 {
 			continue
@@ -98,7 +101,7 @@ func (s Sysfs) List() ([]Info, error) {
 		disks = append(disks, info)
 	}
 	slices.SortFunc(disks, func(a, b Info) int { return strings.Compare(a.Name, b.Name) })
-	return disks, nil
+	return disks, errors.Join(broken...)
 }
 
 // virtualNames begin the names of block devices made of other devices, of memory or of a medium

@@ -146,9 +146,12 @@ func TestListBroken(t *testing.T) {
 	files := machine()
 	for _, size := range []string{"", "x", "-1", "99999999999999999999", "9223372036854775807"} {
 		files["sys/devices/pci0000:00/0000:00:05.0/virtio2/block/vda/size"] = size
-		_, err := Sysfs{tree(t, files)}.List()
+		disks, err := Sysfs{tree(t, files)}.List()
 		if err == nil || !strings.Contains(err.Error(), "vda") {
 			t.Errorf("size %q: error %v does not name the disk", size, err)
+		}
+		if len(disks) != 10 {
+			t.Errorf("size %q: %d other disks, want 10", size, len(disks))
 		}
 	}
 	if _, err := (Sysfs{t.TempDir()}).List(); err == nil {

@@ -81,8 +81,9 @@ type Report struct {
 
 // Disk erases the whole disk or plain file at path and verifies it. Errors that
 // wrap ErrRefused (and one of blockdev.ErrMismatch, ErrProtected and ErrInUse
-// where that is the reason) say that the disk was not touched. Any other error, the context's
-// included, leaves a disk that is partly erased.
+// where that is the reason) say that the disk was not touched. Any other error,
+// the context's included, leaves a disk that is partly erased. The first block
+// that can be neither zeroed nor written ends the erasure.
 func Disk(ctx context.Context, path string, opt Options) (Report, error) {
 	r := Report{Disk: blockdev.Info{Path: path}, Method: opt.Method, Verify: opt.Verify, Started: time.Now().UTC()}
 	err := disk(ctx, path, opt, &r)
@@ -97,11 +98,12 @@ func disk(ctx context.Context, path string, opt Options, r *Report) error {
 	if r.Verify == "" {
 		r.Verify = Full
 	}
-	if err := check(r.Method, r.Verify); err != nil {
-		return fmt.Errorf("disk %s: %w", path, err)
+	err := errors.Join(r.Method.check(), r.Verify.check())
+	if err == nil {
+		err = ctx.Err()
 	}
-	if err := ctx.Err(); err != nil {
-		return fmt.Errorf("erase %s: %w: %w", path, ErrRefused, err)
+	if err != nil {
+		return fmt.Errorf("%w: disk %s: %w", ErrRefused, path, err)
 	}
 	dev, err := open(path, opt, r)
 	if err != nil {
@@ -109,8 +111,7 @@ func disk(ctx context.Context, path string, opt Options, r *Report) error {
 	}
 	defer dev.Close()
 	j := newJob(dev, dev.Info, opt.Progress)
-	err = j.erase(ctx, r)
-	if err != nil {
+	if err := j.erase(ctx, r); err != nil {
 		return fmt.Errorf("erase %s: %w", path, err)
 	}
 	// The table the kernel remembers is gone from the disk. That it cannot be
@@ -140,18 +141,20 @@ func open(path string, opt Options, r *Report) (*blockdev.Device, error) {
 	return dev, nil
 }
 
-func check(m Method, v Verify) error {
+func (m Method) check() error {
 	switch m {
 	case Auto, ZeroOut, Overwrite:
-	default:
-		return fmt.Errorf("%w: unknown method %q, use %s, %s or %s", ErrRefused, m, Auto, ZeroOut, Overwrite)
+		return nil
 	}
+	return fmt.Errorf("unknown method %q, use %s, %s or %s", m, Auto, ZeroOut, Overwrite)
+}
+
+func (v Verify) check() error {
 	switch v {
 	case Full, Sample:
-	default:
-		return fmt.Errorf("%w: unknown verification %q, use %s or %s", ErrRefused, v, Full, Sample)
+		return nil
 	}
-	return nil
+	return fmt.Errorf("unknown verification %q, use %s or %s", v, Full, Sample)
 }
 
 // medium is a disk as an erasure uses it; tests put a faulty one in its place.

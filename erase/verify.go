@@ -19,8 +19,8 @@ func VerifyZero(ctx context.Context, path string, v Verify, p progress.Func) (in
 	if v == "" {
 		v = Full
 	}
-	if err := check(Auto, v); err != nil {
-		return 0, fmt.Errorf("disk %s: %w", path, err)
+	if err := v.check(); err != nil {
+		return 0, fmt.Errorf("verify %s: %w", path, err)
 	}
 	dev, err := blockdev.Open(path, false)
 	if err != nil {

@@ -12,9 +12,9 @@ import (
 const (
 	// piece is one request to read or write.
 	piece = 1 << 20
-	// maxRefused is how many ranges a disk may fail to zero by command before all
+	// maxFailed is how many ranges a disk may fail to zero by command before all
 	// the rest is written without asking it again.
-	maxRefused = 3
+	maxFailed = 3
 )
 
 // zeros is what is written. Nobody may change it.
@@ -83,17 +83,20 @@ func (j *job) command(ctx context.Context, r *Report) ([]span, error) {
 		}
 		n := min(j.chunk, j.size-off)
 		err := j.PunchHole(off, n)
-		switch {
-		case err == nil:
+		if err == nil {
 			r.BytesErased += n
 			j.advance(n)
 			continue
-		case errors.Is(err, blockdev.ErrNotSupported), len(left) == maxRefused:
+		}
+		if errors.Is(err, blockdev.ErrNotSupported) {
 			return append(left, span{off, j.size - off}), nil
 		}
 		// A write may still reach what a command did not: it makes the disk
 		// replace a bad sector.
 		r.Warnings = append(r.Warnings, err.Error())
+		if len(left) == maxFailed-1 {
+			return append(left, span{off, j.size - off}), nil
+		}
 		left = append(left, span{off, n})
 	}
 	return left, nil

@@ -66,9 +66,7 @@ func (c *collector) warn(what string, err error) {
 
 func (c *collector) disks(context.Context) {
 	disks, err := blockdev.Sysfs{Root: c.root}.List()
-	if err != nil {
-		c.warn("disks", err)
-	}
+	c.warn("disks", err)
 	c.inv.Disks = disks
 	if disks == nil {
 		c.inv.Disks = []blockdev.Info{}

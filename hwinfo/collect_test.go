@@ -259,7 +259,7 @@ func TestCollectBroken(t *testing.T) {
 			if !strings.Contains(strings.Join(inv.Warnings, "\n"), tt.warn) {
 				t.Errorf("warnings %q do not tell of %q", inv.Warnings, tt.warn)
 			}
-			if inv.System.Serial != "SN0042" || len(inv.NICs) != 3 {
+			if inv.System.Serial != "SN0042" || len(inv.NICs) != 3 || len(inv.Disks) != 2 {
 				t.Error("the rest of the inventory is lost")
 			}
 		})
