@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash"
 	"sync"
 	"sync/atomic"
 
@@ -33,7 +32,7 @@ type sink struct {
 	head, tail []byte
 	tailAt     int64
 	end        int64     // how far the image reaches
-	sum        hash.Hash // of all of the image, nil unless it will be verified
+	sum        *contents // of the image, nil unless it will be verified
 
 	jobs    chan job
 	free    chan []byte
@@ -131,13 +130,7 @@ func (s *sink) zero(ctx context.Context, off, n int64) error {
 	sector := int64(s.d.Info.LogicalBlock)
 	n = (n + sector - 1) / sector * sector
 	if s.sum != nil {
-		for left := n; left > 0; {
-			m := min(left, int64(len(s.zeros)))
-			s.sum.Write(s.zeros[:m])
-			if left -= m; ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-		}
+		s.sum.zero(n)
 	}
 	return s.hand(ctx, job{off, n, nil})
 }
