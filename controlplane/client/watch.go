@@ -150,9 +150,11 @@ func (w *watch) event(kind string, data []byte) error {
 	default:
 		return nil // of a newer server
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		err = fmt.Errorf("event %s: %w", kind, err)
-	} else {
+	case e == Event{}: // null
+	default:
 		err = w.do(e)
 	}
 	w.stopped = err

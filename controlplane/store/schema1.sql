@@ -35,6 +35,7 @@ CREATE TABLE runs (
 
 CREATE TABLE tasks (
 	id        TEXT PRIMARY KEY,
+	number    BIGINT NOT NULL UNIQUE, -- in the order of creation
 	run       TEXT NOT NULL REFERENCES runs (id),
 	chassis   TEXT NOT NULL REFERENCES chassis (id),
 	position  INTEGER NOT NULL, -- in its run, from 0
@@ -56,6 +57,7 @@ CREATE TABLE tasks (
 	rev       BIGINT NOT NULL
 );
 CREATE INDEX tasks_chassis ON tasks (chassis, state);
+CREATE INDEX tasks_state ON tasks (state);
 CREATE INDEX tasks_run ON tasks (run, position);
 CREATE INDEX tasks_rev ON tasks (rev);
 

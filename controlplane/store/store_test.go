@@ -507,6 +507,7 @@ func TestPaging(t *testing.T) {
 		}
 		after = page[len(page)-1].ID
 	}
+	newest := time.Now().Add(time.Hour)
 	for before := ""; ; {
 		page, err := s.ListTasks(ctx, "", before, 2)
 		if err != nil {
@@ -516,10 +517,10 @@ func TestPaging(t *testing.T) {
 			break
 		}
 		for _, task := range page {
-			if before != "" && task.ID >= before {
+			if task.Created.After(newest) {
 				t.Error("tasks are not newest first")
 			}
-			seen[task.ID], before = true, task.ID
+			seen[task.ID], before, newest = true, task.ID, task.Created
 		}
 	}
 	if len(seen) != 10 {

@@ -108,20 +108,13 @@ func scanTask(row scanner) (Task, error) {
 // chassis has another that is not finished: a destructive step never waits
 // behind something it was not planned with.
 func (s *Store) CreateRun(ctx context.Context, chassis, kind string, steps []Step) (Run, error) {
-	newID := func() (string, error) { id, err := uuid.NewV7(); return id.String(), err } // sorts by time
-	run, err := newID()
-	if err != nil {
-		return Run{}, err
-	}
+	run := uuid.NewString()
 	type row struct {
 		id, method, params, phoneHome string
 	}
 	rows := make([]row, len(steps))
 	for i, step := range steps {
-		id, err := newID()
-		if err != nil {
-			return Run{}, err
-		}
+		id := uuid.NewString()
 		params, err := step.Params(id)
 		if err != nil {
 			return Run{}, fmt.Errorf("%s: %w", step.Method, err)
@@ -132,7 +125,7 @@ func (s *Store) CreateRun(ctx context.Context, chassis, kind string, steps []Ste
 		}
 		rows[i] = row{id, step.Method, string(b), step.PhoneHome}
 	}
-	err = s.update(ctx, func(t *tx) error {
+	err := s.update(ctx, func(t *tx) error {
 		var open string
 		err := t.QueryRow(`SELECT run FROM tasks WHERE chassis = ? AND state IN ('pending', 'sent', 'running') LIMIT 1`, chassis).Scan(&open)
 		if err == nil {
@@ -146,9 +139,9 @@ func (s *Store) CreateRun(ctx context.Context, chassis, kind string, steps []Ste
 		}
 		var after sql.NullString
 		for i, r := range rows {
-			if _, err := t.Exec(`INSERT INTO tasks (id, run, chassis, position, waits_for, method, params, state, created, rev)
-				VALUES (?, ?, ?, ?, ?, ?, ?, 'pending', ?, ?)`,
-				r.id, run, chassis, i, after, r.method, r.params, t.now, t.nextRev()); err != nil {
+			if _, err := t.Exec(`INSERT INTO tasks (id, number, run, chassis, position, waits_for, method, params, state, created, rev)
+				VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?, ?)`,
+				r.id, t.nextRev(), run, chassis, i, after, r.method, r.params, t.now, t.nextRev()); err != nil {
 				return err
 			}
 			after = sql.NullString{String: r.id, Valid: true}
@@ -222,14 +215,15 @@ func (s *Store) Task(ctx context.Context, id string) (Task, error) {
 // ListTasks returns up to limit tasks, newest first, that are older than the
 // task before; "" begins with the newest. A chassis other than "" selects its.
 func (s *Store) ListTasks(ctx context.Context, chassis, before string, limit int) ([]Task, error) {
-	return s.tasksWhere(ctx, `(? = '' OR id < ?) AND (? = '' OR chassis = ?) ORDER BY id DESC LIMIT ?`,
+	return s.tasksWhere(ctx, `(? = '' OR number < (SELECT number FROM tasks WHERE id = ?)) AND (? = '' OR chassis = ?)
+		ORDER BY number DESC LIMIT ?`,
 		before, before, chassis, chassis, page(limit))
 }
 
 // OpenTasks returns the tasks of a chassis that are not finished, in the order
 // in which they are to run.
 func (s *Store) OpenTasks(ctx context.Context, chassis string) ([]Task, error) {
-	return s.tasksWhere(ctx, `chassis = ? AND state IN ('pending', 'sent', 'running') ORDER BY run, position`, chassis)
+	return s.tasksWhere(ctx, `chassis = ? AND state IN ('pending', 'sent', 'running') ORDER BY number`, chassis)
 }
 
 // ChassisWithOpenTasks returns the ids of all chassis that have something to do.

@@ -68,9 +68,9 @@ func disks(c store.Chassis) ([]disk, error) {
 	return inventory.Disks, nil
 }
 
-// Decommission creates a run of the steps asked for. The disks are
-// written into the command by their identity as it was inspected: if the chassis
-// has others by then, the agent refuses.
+// Decommission creates a run of the steps asked for. The disks are written into
+// the command by their identity as it was inspected: if the chassis has others by
+// then, the agent refuses.
 func (e *Engine) Decommission(ctx context.Context, c store.Chassis, o Decommission) (store.Run, error) {
 	if o.Method != "" && !slices.Contains([]string{"auto", "zeroout", "overwrite"}, o.Method) {
 		return store.Run{}, fmt.Errorf("%w: method %.20q: want auto, zeroout or overwrite", ErrInvalid, o.Method)
@@ -83,13 +83,20 @@ func (e *Engine) Decommission(ctx context.Context, c store.Chassis, o Decommissi
 			return store.Run{}, fmt.Errorf("%w: spec: %w", ErrInvalid, err)
 		}
 	}
-	present, err := disks(c)
-	if err != nil {
-		return store.Run{}, err
+	if len(o.Steps) == 0 {
+		o.Steps = []string{"erase", "firmware", "qc"}
 	}
-	chosen, err := choose(present, o.Disks)
-	if err != nil {
-		return store.Run{}, err
+	var chosen []teeth.Disk
+	if slices.Contains(o.Steps, "erase") {
+		present, err := disks(c)
+		if err != nil {
+			return store.Run{}, err
+		}
+		if chosen, err = choose(present, o.Disks); err != nil {
+			return store.Run{}, err
+		}
+	} else if len(o.Disks) > 0 {
+		return store.Run{}, fmt.Errorf("%w: disks are named, but erase is not among the steps", ErrInvalid)
 	}
 	steps := map[string]store.Step{
 		"erase": {Method: teeth.MethodDiskErase, Params: func(id string) (any, error) {
@@ -101,9 +108,6 @@ func (e *Engine) Decommission(ctx context.Context, c store.Chassis, o Decommissi
 		"qc": {Method: teeth.MethodQC, Params: func(id string) (any, error) {
 			return teeth.QCParams{TaskID: id, Spec: o.Spec}, nil
 		}},
-	}
-	if len(o.Steps) == 0 {
-		o.Steps = []string{"erase", "firmware", "qc"}
 	}
 	var plan []store.Step
 	for _, name := range o.Steps {

@@ -117,10 +117,17 @@ func TestDecommissionIsChecked(t *testing.T) {
 		"part of a name":  {Disks: []string{"nvme"}},
 		"wildcard":        {Disks: []string{"*"}},
 		"another chassis": {Disks: []string{"VDA1", "S3"}},
+		"unknown step":    {Steps: []string{"erase", "polish"}},
+		"a step twice":    {Steps: []string{"qc", "qc"}},
+		"disks, no erase": {Steps: []string{"qc"}, Disks: []string{"VDA1"}},
 	} {
 		if r, err := e.Decommission(t.Context(), c, o); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %+v, %v", name, r, err)
 		}
+	}
+	if r, err := e.Decommission(t.Context(), c, Decommission{Steps: []string{"qc", "erase"}, Disks: []string{"VDA1"}}); err != nil ||
+		len(r.Tasks) != 2 || r.Tasks[0].Method != teeth.MethodQC || r.Tasks[1].Method != teeth.MethodDiskErase || r.Tasks[1].After != r.Tasks[0].ID {
+		t.Errorf("chosen steps: %+v, %v", r, err)
 	}
 	c.Inventory = json.RawMessage(`{"disks":[]}`)
 	if _, err := e.Decommission(t.Context(), c, Decommission{}); !errors.Is(err, store.ErrConflict) {
