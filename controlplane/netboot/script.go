@@ -39,7 +39,7 @@ func splitHost(hostport string) (host, port string, err error) {
 		host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 	}
 	if len(host) > 253 || !hostPattern.MatchString(host) && !isIP(host) {
-		return "", "", errors.New("Host is neither a name nor an address")
+		return "", "", errors.New("neither a name nor an address")
 	}
 	return host, port, nil
 }

@@ -49,7 +49,7 @@ func (o Provision) check() error {
 	}
 	for name := range o.Files {
 		if !path.IsAbs(name) || path.Clean(name) != name || name == "/" || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-			return fmt.Errorf("%w: files: %.80q: want an absolute path without . and ..", ErrInvalid, name)
+			return fmt.Errorf("%w: files: %.80q: want an absolute path without . or .. in it", ErrInvalid, name)
 		}
 	}
 	return nil
