@@ -12,6 +12,7 @@
 // Nothing on the disk is trusted or executed: file systems are mounted nodev,
 // nosuid, noexec and without replaying their journals, links in them cannot
 // lead out, and configuration files are bounded in size and time. u-root's boot
-// parsers are not used here, because they follow links into the ramdisk and
-// understand no variables, functions or conditions of GRUB's language.
+// parsers are not used here: they read by path, so that links on the disk lead
+// into the ramdisk, have no bounds, and run neither functions nor conditions of
+// GRUB's language.
 package kexec
