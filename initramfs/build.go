@@ -51,8 +51,9 @@ type builder struct {
 	profile  profile
 	manifest *Manifest
 
-	image []byte          // so far: archives, compressed
-	count sentinel.Counts // of what is in it
+	kernel []byte
+	image  []byte          // so far: archives, compressed
+	count  sentinel.Counts // of what is in it
 }
 
 func (b *builder) build(ctx context.Context) error {
@@ -79,26 +80,37 @@ func (b *builder) build(ctx context.Context) error {
 		return err
 	}
 	b.manifest.Image = fileOf(b.imageName(), b.image)
-	if err := writeFile(b.OutDir, b.imageName(), b.image); err != nil {
-		return err
-	}
+	var rescue []byte
 	if b.Rescue {
-		rescue, err := buildRescue(ctx, b.Options)
-		if err != nil {
+		if rescue, err = buildRescue(ctx, b.Options); err != nil {
 			return err
 		}
 		f := fileOf(b.rescueName(), rescue)
 		b.manifest.Rescue = &f
-		if err := writeFile(b.OutDir, b.rescueName(), rescue); err != nil {
-			return err
-		}
 		step("rescue image")
 	}
-	j, err := b.manifest.encode()
+	return b.writeResults(rescue)
+}
+
+// writeResults replaces the files of an earlier build, all at the end, so that
+// a build that failed leaves a kernel and an image that belong together.
+func (b *builder) writeResults(rescue []byte) error {
+	manifest, err := b.manifest.encode()
 	if err != nil {
 		return err
 	}
-	return writeFile(b.OutDir, b.manifestName(), j)
+	if rescue != nil {
+		if err := writeFile(b.OutDir, b.rescueName(), rescue); err != nil {
+			return err
+		}
+	}
+	if err := writeFile(b.OutDir, b.kernelName(), b.kernel); err != nil {
+		return err
+	}
+	if err := writeFile(b.OutDir, b.imageName(), b.image); err != nil {
+		return err
+	}
+	return writeFile(b.OutDir, b.manifestName(), manifest)
 }
 
 // addBase appends the archive of the agent and the empty house around it. It is
@@ -163,7 +175,7 @@ func (b *builder) append(a *archive, compressed []byte) {
 }
 
 // addKernel appends the archive of modules, firmware and certificates, and
-// copies the kernel to its place.
+// reads the kernel itself.
 func (b *builder) addKernel(ctx context.Context) error {
 	pkgs, err := openPackages(b.CacheDir, b.Arch, b.Update, b.Log)
 	if err != nil {
@@ -181,19 +193,15 @@ func (b *builder) addKernel(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	kernel, err := os.ReadFile(image)
-	if err != nil {
+	if b.kernel, err = os.ReadFile(image); err != nil {
 		return err
 	}
 	tree, err := kmod.Open(ctx, modules)
 	if err != nil {
 		return err
 	}
-	b.manifest.Kernel.File = fileOf(b.kernelName(), kernel)
+	b.manifest.Kernel.File = fileOf(b.kernelName(), b.kernel)
 	b.manifest.Kernel.Version = tree.Version
-	if err := writeFile(b.OutDir, b.kernelName(), kernel); err != nil {
-		return err
-	}
 
 	a := newArchive()
 	set, err := addModules(ctx, a, b.manifest, tree, b.profile)
