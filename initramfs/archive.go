@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"maps"
 	"path"
+	"runtime/debug"
 	"slices"
 
 	"github.com/klauspost/compress/zstd"
@@ -23,7 +24,7 @@ import (
 type archive struct {
 	records map[string]cpio.Record
 	sums    map[string]string // content, hex SHA-256
-	bytes   int64
+	bytes   int64             // content of the regular files
 }
 
 func newArchive() *archive {
@@ -52,7 +53,9 @@ func (a *archive) add(r cpio.Record, sum string) error {
 	r.NLink = 1
 	a.records[r.Name] = r
 	a.sums[r.Name] = sum
-	a.bytes += int64(r.FileSize)
+	if r.Mode&cpio.S_IFMT == cpio.S_IFREG {
+		a.bytes += int64(r.FileSize)
+	}
 	return nil
 }
 
@@ -79,15 +82,28 @@ func (a *archive) has(name string) bool {
 // every other name but hidden ones, which start with the same byte, after it.
 func (a *archive) names() []string { return slices.Sorted(maps.Keys(a.records)) }
 
-// key identifies the bytes that write will give.
+// key identifies the bytes that write will give: the same input to the same
+// version of the compressor.
 func (a *archive) key() string {
 	h := sha256.New()
-	fmt.Fprintln(h, "newc, zstd best, 1")
+	fmt.Fprintln(h, "newc, zstd best, 1,", compressorVersion())
 	for _, name := range a.names() {
 		r := a.records[name]
 		fmt.Fprintf(h, "%q %o %d %d %d %q\n", name, r.Mode, r.Rmajor, r.Rminor, r.FileSize, a.sums[name])
 	}
 	return hex.EncodeToString(h.Sum(nil))
+}
+
+// compressorVersion is that of the module of package zstd in this program.
+func compressorVersion() string {
+	if bi, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range bi.Deps {
+			if m.Path == "github.com/klauspost/compress" {
+				return m.Version + " " + m.Sum
+			}
+		}
+	}
+	return "unknown"
 }
 
 // write writes the archive as one zstd frame.
