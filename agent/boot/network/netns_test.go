@@ -360,6 +360,24 @@ func TestUselessOffer(t *testing.T) {
 	}
 }
 
+// A server that offers and then refuses is asked again, but with pauses.
+func TestRefusedOffer(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	f := newFar(t, 1)
+	s := &server{offer: "10.77.0.50", nak: true}
+	f.serve(t, s, "s0", 0, "10.77.0.1/24")
+	m := manager(t, Config{})
+	time.AfterFunc(5*time.Second, func() { s.set(func() { s.nak = false }) })
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	must(t, m.Up(ctx))
+	if n := strings.Count(s.log(), "REQUEST"); n < 2 || n > 6 {
+		t.Errorf("%d requests:\n%s", n, s.log())
+	}
+}
+
 func TestVLAN(t *testing.T) {
 	if !inside(t) {
 		return

@@ -113,37 +113,38 @@ func (m *Manager) race(ctx context.Context) (*binding, error) {
 	}
 }
 
-// runner looks for offers on one NIC and hands each to the race.
+// runner looks for offers on one NIC and hands each to the race. It pauses
+// after each that came to nothing, so that a server which offers what it then
+// refuses is not flooded.
 func (m *Manager) runner(ctx context.Context, n nic, offers chan<- candidate) {
-	pause := minPause
-	for ctx.Err() == nil {
+	for pause := minPause; ctx.Err() == nil; pause = min(2*pause, maxPause) {
 		c, err := m.candidate(ctx, n)
-		if err != nil {
-			if ctx.Err() != nil {
+		var gone netlink.LinkNotFoundError
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.As(err, &gone): // unplugged; if it returns, it is another
+			m.log.Warn(err.Error())
+			return
+		case errors.Is(err, errNoAnswer):
+			m.log.Debug(err.Error())
+		case err != nil:
+			m.log.Warn(err.Error())
+		default:
+			select {
+			case <-ctx.Done():
 				return
-			}
-			if errors.Is(err, errNoAnswer) {
-				m.log.Debug(err.Error())
-			} else {
-				m.log.Warn(err.Error())
+			case offers <- c:
 			}
 			select {
 			case <-ctx.Done():
-			case <-time.After(pause):
+				return
+			case <-c.again:
 			}
-			pause = min(2*pause, maxPause)
-			continue
-		}
-		pause = minPause
-		select {
-		case <-ctx.Done():
-			return
-		case offers <- c:
 		}
 		select {
 		case <-ctx.Done():
-			return
-		case <-c.again:
+		case <-time.After(pause):
 		}
 	}
 }
