@@ -12,11 +12,8 @@ import (
 // A: the first three fields are little-endian.
 type GUID [16]byte
 
-// Types of partitions.
-var (
-	LinuxFilesystem = MustGUID("0FC63DAF-8483-4772-8E79-3D69D8477DE4")
-	EFISystem       = MustGUID("C12A7328-F81F-11D2-BA4B-00A0C93EC93B")
-)
+// LinuxFilesystem is the type of a partition with a Linux file system.
+var LinuxFilesystem = MustGUID("0FC63DAF-8483-4772-8E79-3D69D8477DE4")
 
 // ParseGUID reads the 36-character form of RFC 9562; case does not matter.
 func ParseGUID(s string) (GUID, error) {
