@@ -188,8 +188,15 @@ func NewGPT(size, sectorSize int64) (*GPT, error) {
 		entries: make([]byte, 128*gptEntrySize), entrySize: gptEntrySize,
 	}
 	t.Usable.First = 2 + t.span()
+	copy(t.mbr[:], notBootable)
 	return t, t.Fit(size)
 }
+
+// notBootable is boot code for a disk that has none. A BIOS takes the protective
+// MBR for a boot sector by its signature, and would run into 440 zero bytes and
+// hang; this tells it to go on to the next disk: int 18h, and then hlt for ever
+// for a BIOS that comes back.
+var notBootable = []byte{0xcd, 0x18, 0xf4, 0xeb, 0xfd}
 
 // span is how many sectors the entries take.
 func (t *GPT) span() uint64 {

@@ -104,6 +104,21 @@ func TestGPTRoundTrip(t *testing.T) {
 }
 
 // A power cut between any two writes leaves the old or the new table readable.
+// A disk that holds our partitions and no system must not hang a BIOS.
+func TestNewGPTHasBootCode(t *testing.T) {
+	d := &memory{b: make([]byte, 4*mib), limit: -1}
+	g, err := NewGPT(int64(len(d.b)), 512)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Write(d); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.HasPrefix(d.b, []byte{0xcd, 0x18}) {
+		t.Errorf("the protective MBR begins with % x", d.b[:8])
+	}
+}
+
 func TestGPTWritePowerCut(t *testing.T) {
 	d := &memory{b: make([]byte, 4*mib), limit: -1}
 	g, err := NewGPT(4*mib, 512)

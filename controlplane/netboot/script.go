@@ -86,14 +86,24 @@ func (s *server) script(w http.ResponseWriter, r *http.Request) {
 	}
 	if local {
 		s.Log.Info("chassis boots its disk", "mac", mac)
-		// Firmware that is UEFI has no drive numbers: it goes on to the next boot
-		// entry.
-		reply(w, "#!ipxe\niseq ${platform} efi && exit ||\nsanboot --no-describe --drive 0x80 || exit\n")
+		reply(w, localBoot)
 		return
 	}
 	s.Log.Info("chassis boots the ramdisk", "mac", mac)
 	reply(w, s.ramdisk(base, host, mac))
 }
+
+// localBoot starts the installed system. UEFI firmware has no drive numbers: it
+// goes on to its next boot entry. A BIOS numbers its disks as it likes, so each is
+// tried; one without a boot sector is an error, which "||" passes over.
+const localBoot = `#!ipxe
+iseq ${platform} efi && exit ||
+sanboot --no-describe --drive 0x80 ||
+sanboot --no-describe --drive 0x81 ||
+sanboot --no-describe --drive 0x82 ||
+sanboot --no-describe --drive 0x83 ||
+exit
+`
 
 // bootsItsDisk reports whether a chassis has an installed system and nothing to
 // do that needs the ramdisk. One that is unknown gets the ramdisk.
