@@ -148,26 +148,34 @@ func (a *agent) report(st teeth.TaskStatus) {
 	}
 }
 
-// accept waits for a command, decodes its params into v, and answers {}.
-func (a *agent) accept(method string, v any) {
+// command waits for a command.
+func (a *agent) command(method string) teeth.Message {
 	a.t.Helper()
 	select {
 	case m := <-a.commands:
 		if m.Method != method {
 			a.t.Fatalf("got %s, expected %s", m.Method, method)
 		}
-		dec := json.NewDecoder(strings.NewReader(string(m.Params)))
-		dec.DisallowUnknownFields()
-		if err := dec.Decode(v); err != nil {
-			a.t.Fatalf("%s %s: %v", method, m.Params, err)
-		}
-		reply, _ := teeth.NewResult(m.ID, struct{}{})
-		a.send(reply)
+		return m
 	case <-a.closed:
 		a.t.Fatalf("connection closed (fatal %q) while waiting for %s", a.fatal, method)
 	case <-time.After(patience):
 		a.t.Fatalf("no %s within %v", method, patience)
 	}
+	panic("unreachable")
+}
+
+// accept waits for a command, decodes its params into v, and answers {}.
+func (a *agent) accept(method string, v any) {
+	a.t.Helper()
+	m := a.command(method)
+	dec := json.NewDecoder(strings.NewReader(string(m.Params)))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		a.t.Fatalf("%s %s: %v", method, m.Params, err)
+	}
+	reply, _ := teeth.NewResult(m.ID, struct{}{})
+	a.send(reply)
 }
 
 // quiet fails the test if a command comes within a moment.
@@ -189,7 +197,8 @@ func (a *agent) waitClosed() {
 	}
 }
 
-// legacy is the original agent, as shared facts have it, on a plain connection.
+// legacy is the original agent (version 0.1-dev) on a plain connection: standby.*
+// only, null results, fatal on a method it does not know.
 type legacy struct {
 	t    testing.TB
 	conn net.Conn

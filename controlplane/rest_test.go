@@ -180,8 +180,13 @@ func TestWatchOverARestart(t *testing.T) {
 			return nil
 		})
 	}()
-	if first := <-events; first.ID != erase.TaskID || first.Final() {
-		t.Errorf("the watch begins with %+v", first)
+	select {
+	case first := <-events:
+		if first.ID != erase.TaskID || first.Final() {
+			t.Errorf("the watch begins with %+v", first)
+		}
+	case <-ctx.Done():
+		t.Fatal("the watch does not begin")
 	}
 	s.halt()
 	s = start(t, dir, same)

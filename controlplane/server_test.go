@@ -319,7 +319,7 @@ func TestAgentRefusesACommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := <-a.commands
+	m := a.command(teeth.MethodDiskErase)
 	a.send(teeth.NewError(m.ID, errors.New("busy with another task")))
 	if r := s.ended(run.ID); r.State != "error" || !strings.Contains(r.Tasks[0].Msg, "busy with another task") {
 		t.Errorf("%+v", r)

@@ -114,12 +114,21 @@ func (s *Session) end(reason error) {
 	s.conn.Close()
 }
 
+// linger is how long a peer has to read why its session ends.
+const linger = time.Second
+
 // violation tells the peer in what way it broke the protocol, if that is what
 // err is about.
 func (s *Session) violation(err error) {
 	var v *teeth.ViolationError
-	if errors.As(err, &v) {
-		s.write(teeth.NewFatal(v.Fatal))
+	if !errors.As(err, &v) || s.write(teeth.NewFatal(v.Fatal)) != nil {
+		return
+	}
+	// Closing while there is more to read would reset the connection, and the
+	// message could be lost with it.
+	if c, ok := s.conn.(interface{ CloseWrite() error }); ok && c.CloseWrite() == nil {
+		s.conn.SetReadDeadline(time.Now().Add(linger))
+		io.CopyN(io.Discard, s.conn, 4*teeth.MaxLine)
 	}
 }
 

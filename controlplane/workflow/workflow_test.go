@@ -67,7 +67,7 @@ func (f *fake) Close(reason error) { f.mu.Lock(); f.closed = reason; f.mu.Unlock
 
 func (f *fake) called() []string { f.mu.Lock(); defer f.mu.Unlock(); return f.calls }
 
-func engine(t *testing.T, session *fake) (*Engine, *store.Store) {
+func engine(t *testing.T, session *fake, answer time.Duration) (*Engine, *store.Store) {
 	t.Helper()
 	s, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "teeth.db"))
 	if err != nil {
@@ -78,7 +78,7 @@ func engine(t *testing.T, session *fake) (*Engine, *store.Store) {
 		Session: func(string) (Session, bool) { return session, session != nil },
 		BootURL: func(c store.Chassis) (string, error) { return "http://" + c.Endpoint + ":8082", nil },
 		Log:     slog.New(slog.DiscardHandler),
-		Answer:  200 * time.Millisecond, Poll: 50 * time.Millisecond,
+		Answer:  answer, Poll: 50 * time.Millisecond,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -105,7 +105,7 @@ func ended(t *testing.T, s *store.Store, run string) store.Run {
 }
 
 func TestDecommissionIsChecked(t *testing.T) {
-	e, s := engine(t, nil)
+	e, s := engine(t, nil, time.Minute)
 	c := chassis(t, s, "1.0", inventory)
 	for name, o := range map[string]Decommission{
 		"method":          {Method: "hammer"},
@@ -166,7 +166,7 @@ func TestRootDevice(t *testing.T) {
 }
 
 func TestProvisionIsChecked(t *testing.T) {
-	e, s := engine(t, nil)
+	e, s := engine(t, nil, time.Minute)
 	c := chassis(t, s, "1.0", inventory)
 	if err := s.AddImage(t.Context(), store.Image{ID: "11111111-2222-4333-8444-555555555555", Name: "img", Format: "raw"}); err != nil {
 		t.Fatal(err)
@@ -202,7 +202,7 @@ func TestProvisionIsChecked(t *testing.T) {
 
 func TestLegacyChassisIsNotSentWhatItDoesNotKnow(t *testing.T) {
 	session := &fake{legacy: true}
-	e, s := engine(t, session)
+	e, s := engine(t, session, time.Minute)
 	c := chassis(t, s, teeth.LegacyVersion, inventory)
 	r, err := e.Decommission(t.Context(), c, Decommission{})
 	if err != nil {
@@ -219,7 +219,7 @@ func TestLegacyChassisIsNotSentWhatItDoesNotKnow(t *testing.T) {
 
 func TestNoAnswer(t *testing.T) {
 	session := &fake{answer: func(ctx context.Context, _ string, _ json.RawMessage) error { <-ctx.Done(); return ctx.Err() }}
-	e, s := engine(t, session)
+	e, s := engine(t, session, 200*time.Millisecond)
 	c := chassis(t, s, "1.0", inventory)
 	r, err := e.Decommission(t.Context(), c, Decommission{})
 	if err != nil {
@@ -261,7 +261,7 @@ func TestEachTaskIsSentOnce(t *testing.T) {
 		_, err := s.ApplyStatus(ctx, id, "boot1", teeth.TaskStatus{TaskID: p.TaskID, State: teeth.Complete})
 		return err
 	}
-	e, s = engine(t, session)
+	e, s = engine(t, session, time.Minute)
 	c := chassis(t, s, "1.0", inventory)
 	id = c.ID
 	r, err := e.Decommission(t.Context(), c, Decommission{})
