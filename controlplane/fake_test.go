@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -288,15 +289,17 @@ type running struct {
 	token  string
 	dir    string
 	client *client.Client
-	stop   context.CancelFunc
+	stop   func()
 	done   chan error
 }
 
 // start serves from dir until the test or stop ends it.
 func start(t testing.TB, dir string, change func(*Config)) *running {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	s := &running{t: t, dir: dir, stop: cancel, done: make(chan error, 1)}
+	ctx, cancel := context.WithCancelCause(context.Background())
+	// signal.NotifyContext gives a cause too.
+	stop := func() { cancel(errors.New("terminated")) }
+	s := &running{t: t, dir: dir, stop: stop, done: make(chan error, 1)}
 	ready := make(chan Info, 1)
 	c := testConfig(dir)
 	c.Ready = func(i Info) { ready <- i }
@@ -307,7 +310,7 @@ func start(t testing.TB, dir string, change func(*Config)) *running {
 	select {
 	case s.info = <-ready:
 	case err := <-s.done:
-		cancel()
+		stop()
 		t.Fatalf("server ended: %v", err)
 	}
 	t.Cleanup(func() { s.halt() })

@@ -204,8 +204,8 @@ func (s *server) bootURL(c store.Chassis) (string, error) {
 }
 
 // run listens everywhere, then serves until ctx ends or a part fails.
-func (s *server) run(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (s *server) run(outer context.Context) error {
+	ctx, cancel := context.WithCancelCause(outer)
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	defer cancel(nil)
@@ -266,10 +266,10 @@ func (s *server) run(ctx context.Context) error {
 	}
 	<-ctx.Done()
 	parts.Wait()
-	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
-		return cause
+	if outer.Err() != nil { // its cause is what ended it, a signal perhaps, and no failure
+		return nil
 	}
-	return nil
+	return context.Cause(ctx)
 }
 
 // peerTimeout is how long a peer may leave data unacknowledged. The kernel ends

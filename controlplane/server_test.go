@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -396,6 +397,20 @@ func TestOneServerForADataDirectory(t *testing.T) {
 	start(t, dir, nil)
 	if err := Serve(context.Background(), testConfig(dir)); err == nil || !strings.Contains(err.Error(), "in use by another") {
 		t.Errorf("a second server: %v", err)
+	}
+}
+
+// A part that fails ends the whole, and says why.
+func TestFailureOfAPart(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c := testConfig(t.TempDir())
+	c.Boot = l.Addr().String()
+	if err := Serve(context.Background(), c); err == nil || !strings.Contains(err.Error(), c.Boot) {
+		t.Errorf("with its port taken: %v", err)
 	}
 }
 

@@ -168,7 +168,7 @@ func status(err error) int {
 		return http.StatusConflict
 	case errors.Is(err, workflow.ErrInvalid), errors.Is(err, images.ErrInvalid), errors.Is(err, io.ErrUnexpectedEOF):
 		return http.StatusBadRequest
-	case errors.As(err, &agent):
+	case errors.As(err, &agent), errors.Is(err, images.ErrFetch):
 		return http.StatusBadGateway
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return http.StatusRequestTimeout

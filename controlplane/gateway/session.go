@@ -101,17 +101,19 @@ func (g *Gateway) serve(ctx context.Context, conn net.Conn, tlsConfig *tls.Confi
 // end closes the connection and fails the commands that wait for a result. The
 // first reason counts.
 func (s *Session) end(reason error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ended != nil {
-		return
-	}
 	if reason == nil {
 		reason = io.EOF
 	}
-	s.ended = reason
-	close(s.done)
-	s.conn.Close()
+	s.mu.Lock()
+	first := s.ended == nil
+	if first {
+		s.ended = reason
+		close(s.done)
+	}
+	s.mu.Unlock()
+	if first {
+		s.conn.Close() // may take a moment, with TLS
+	}
 }
 
 // linger is how long a peer has to read why its session ends.

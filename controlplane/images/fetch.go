@@ -85,11 +85,11 @@ func (l *Library) Fetch(ctx context.Context, req Request, address string) (store
 	}
 	resp, err := l.client.Do(get)
 	if err != nil {
-		return store.Image{}, fmt.Errorf("fetch image %s: %w", req.Name, err)
+		return store.Image{}, fmt.Errorf("%w %s: %w", ErrFetch, req.Name, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return store.Image{}, fmt.Errorf("fetch image %s from %s: %s", req.Name, u.Host, resp.Status)
+		return store.Image{}, fmt.Errorf("%w %s: %s answers %s", ErrFetch, req.Name, u.Host, resp.Status)
 	}
 	if resp.ContentLength > l.maxSize {
 		return store.Image{}, fmt.Errorf("%w: %s has %d bytes, this server takes up to %d", ErrInvalid, req.Name, resp.ContentLength, l.maxSize)
@@ -98,12 +98,13 @@ func (l *Library) Fetch(ctx context.Context, req Request, address string) (store
 	defer watchdog.Stop()
 	img, err := l.Add(ctx, req, &petting{resp.Body, watchdog})
 	if cause := context.Cause(ctx); err != nil && cause != nil {
-		err = errors.Join(err, cause)
+		err = fmt.Errorf("%w %s: %w", ErrFetch, req.Name, cause)
 	}
 	return img, err
 }
 
-// petting puts off the watchdog with every read.
+// petting puts off the watchdog with every read, and ends it with the body: to
+// flush a large file may take longer.
 type petting struct {
 	r io.Reader
 	t *time.Timer
@@ -111,7 +112,10 @@ type petting struct {
 
 func (p *petting) Read(b []byte) (int, error) {
 	n, err := p.r.Read(b)
-	if n > 0 {
+	switch {
+	case err != nil:
+		p.t.Stop()
+	case n > 0:
 		p.t.Reset(stall)
 	}
 	return n, err

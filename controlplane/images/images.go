@@ -29,6 +29,9 @@ import (
 // request, as opposed to what went wrong with storing it.
 var ErrInvalid = errors.New("invalid image")
 
+// ErrFetch is wrapped by errors of the server that an image is fetched from.
+var ErrFetch = errors.New("cannot fetch the image")
+
 // DefaultMaxSize bounds an image's file unless Library.MaxSize says otherwise.
 const DefaultMaxSize = 256 << 30
 

@@ -225,6 +225,9 @@ func TestServiceLife(t *testing.T) {
 	if err := s.MarkSent(ctx, r.Tasks[0].ID, "boot1"); err != nil {
 		t.Fatal(err)
 	}
+	if _, _, err := s.PhoneHome(ctx, "secret"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("an overwritten system has called back: %v", err)
+	}
 	apply(t, s, c.ID, teeth.TaskStatus{TaskID: r.Tasks[0].ID, State: teeth.Complete})
 	state(Ready)
 }

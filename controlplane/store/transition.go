@@ -23,9 +23,16 @@ func (s *Store) MarkSent(ctx context.Context, id, bootID string) error {
 		if n, err := res.RowsAffected(); err != nil || n == 0 {
 			return errors.Join(err, fmt.Errorf("task %s is not pending: %w", id, ErrConflict))
 		}
-		_, err = t.Exec(`UPDATE chassis SET installed = NULL, in_service = NULL, rev = ?
-			WHERE id = (SELECT chassis FROM tasks WHERE id = ? AND method IN (?, ?))`,
-			t.nextRev(), id, teeth.MethodDiskErase, teeth.MethodPrepareImage)
+		task, err := t.task(id)
+		if err != nil || task.Method != teeth.MethodDiskErase && task.Method != teeth.MethodPrepareImage {
+			return err
+		}
+		// The system that is about to be overwritten may not call back any more.
+		if _, err := t.Exec(`DELETE FROM phone_home WHERE chassis = ? AND task NOT IN (SELECT id FROM tasks WHERE run = ?)`,
+			task.Chassis, task.Run); err != nil {
+			return err
+		}
+		_, err = t.Exec(`UPDATE chassis SET installed = NULL, in_service = NULL, rev = ? WHERE id = ?`, t.nextRev(), task.Chassis)
 		return err
 	})
 }
