@@ -43,6 +43,7 @@ type Task struct {
 
 	// Params hold user data and tokens, so they are never shown.
 	Params json.RawMessage `json:"-"`
+	seq    int64 // of the newest update
 	rev    int64
 }
 
@@ -73,7 +74,7 @@ type Step struct {
 }
 
 const taskColumns = `id, run, chassis, position, COALESCE(waits_for, ''), method, params, state, percent, eta, step, msg,
-	result, cancel, boot_id, created, started, finished, rev`
+	result, cancel, boot_id, created, started, finished, seq, rev`
 
 func scanTask(row scanner) (Task, error) {
 	var (
@@ -85,7 +86,7 @@ func scanTask(row scanner) (Task, error) {
 		started, finished sql.NullInt64
 	)
 	err := row.Scan(&t.ID, &t.Run, &t.Chassis, &t.Position, &t.After, &t.Method, &params, &t.State, &t.Percent, &eta,
-		&t.Step, &t.Msg, &result, &t.Cancel, &t.BootID, &created, &started, &finished, &t.rev)
+		&t.Step, &t.Msg, &result, &t.Cancel, &t.BootID, &created, &started, &finished, &t.seq, &t.rev)
 	if err != nil {
 		return Task{}, err
 	}

@@ -80,11 +80,7 @@ func (s *Store) ApplyStatus(ctx context.Context, chassis, bootID string, st teet
 			}
 			return t.finish(task, Failed, st.Msg, st.Result)
 		}
-		var seq int64
-		if err := t.QueryRow(`SELECT seq FROM tasks WHERE id = ?`, task.ID).Scan(&seq); err != nil {
-			return err
-		}
-		if st.Seq != 0 && bootID == task.BootID && int64(st.Seq) <= seq {
+		if st.Seq != 0 && bootID == task.BootID && int64(st.Seq) <= task.seq {
 			applied = false
 			return nil
 		}
