@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"text/tabwriter"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/teeth-metal/teeth/lab"
+	"github.com/teeth-metal/teeth/lab/demo"
 )
 
 func labCommand() *cobra.Command {
@@ -20,7 +22,7 @@ func labCommand() *cobra.Command {
 		RunE:  needSubcommand,
 	}
 	dir := cmd.PersistentFlags().String("dir", filepath.Join("out", "lab"), "folder that holds a folder for each chassis")
-	cmd.AddCommand(labUp(dir), labDown(dir), labConsole(dir), labList(dir))
+	cmd.AddCommand(labUp(dir), labDown(dir), labConsole(dir), labList(dir), labRun())
 	return cmd
 }
 
@@ -182,4 +184,28 @@ func typeInto(w io.Writer, r io.Reader) error {
 			return err
 		}
 	}
+}
+
+func labRun() *cobra.Command {
+	var out string
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Show the main job, live, on a virtual chassis (make demo)",
+		Long: `The first time, walks a chassis from power-on, with a former tenant's data on its
+disks, to a Debian in service. The next time, decommissions it and proves from
+outside that nothing is left.`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			binary, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			return demo.Run(cmd.Context(), demo.Options{
+				Out: out, Binary: binary, Output: cmd.OutOrStdout(),
+				Log: slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)),
+			})
+		},
+	}
+	cmd.Flags().StringVar(&out, "out", "out", "folder of everything that is made")
+	return cmd
 }
