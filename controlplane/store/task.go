@@ -43,7 +43,7 @@ type Task struct {
 
 	// Params hold user data and tokens, so they are never shown.
 	Params json.RawMessage `json:"-"`
-	seq    int64 // of the newest update
+	seq    int64           // of the newest update
 	rev    int64
 }
 
