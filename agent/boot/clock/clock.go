@@ -5,23 +5,18 @@ package clock
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"slices"
 	"time"
 
+	"github.com/beevik/ntp"
 	"golang.org/x/sys/unix"
 )
 
 const (
-	port       = "123"
-	packetSize = 48
 	maxServers = 8
-	// ntpEpoch is 1 January 1900 in Unix seconds.
-	ntpEpoch = -2208988800
 	// step is the least error worth setting the clock for.
 	step = 50 * time.Millisecond
 )
@@ -96,102 +91,33 @@ func measure(ctx context.Context, servers []string, timeout time.Duration) (Resu
 	return good[(len(good)-1)/2], nil
 }
 
+// query asks one server once.
 func query(ctx context.Context, server string) (Result, error) {
-	addr := server
-	if _, _, err := net.SplitHostPort(server); err != nil {
-		addr = net.JoinHostPort(server, port)
+	deadline, _ := ctx.Deadline()
+	stop := func() bool { return false }
+	defer func() { stop() }()
+	r, err := ntp.QueryWithOptions(server, ntp.QueryOptions{
+		Timeout: max(time.Until(deadline), time.Millisecond), // zero would be the default
+		Dialer: func(_, addr string) (net.Conn, error) {
+			var d net.Dialer
+			c, err := d.DialContext(ctx, "udp", addr)
+			if err == nil { // closed, not just timed out: the deadline is yet to be set
+				stop = context.AfterFunc(ctx, func() { c.Close() })
+			}
+			return c, err
+		},
+	})
+	if err != nil && ctx.Err() != nil { // then it may be of a closed connection
+		err = ctx.Err()
 	}
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "udp", addr)
+	if err == nil {
+		err = r.Validate()
+	}
 	if err != nil {
 		return Result{}, err
 	}
-	defer c.Close()
-	deadline, _ := ctx.Deadline()
-	if err := c.SetDeadline(deadline); err != nil {
-		return Result{}, err
+	if t := r.Timestamps.ServerXmit; t.Before(earliest) {
+		return Result{}, fmt.Errorf("server says it is %s", t.Format(time.DateTime))
 	}
-	defer context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })()
-
-	// The transmit time of the request comes back as the originate time. A
-	// random one tells the answer from a forged one and tells nobody our
-	// clock (RFC 9109's reasoning).
-	req := make([]byte, packetSize)
-	req[0] = 0<<6 | 4<<3 | 3 // no leap warning, version 4, client
-	if _, err := rand.Read(req[40:48]); err != nil {
-		return Result{}, err
-	}
-	t1 := time.Now()
-	if _, err := c.Write(req); err != nil {
-		return Result{}, err
-	}
-	buf := make([]byte, 1024)
-	for {
-		n, err := c.Read(buf)
-		if err != nil {
-			return Result{}, err
-		}
-		t4 := time.Now()
-		a, err := parse(buf[:n])
-		if err != nil || a.originate != binary.BigEndian.Uint64(req[40:]) {
-			continue // not the answer to our question
-		}
-		if err := a.usable(); err != nil {
-			return Result{}, err
-		}
-		// RFC 5905, section 8. t4 is taken by the monotonic clock.
-		delay := t4.Sub(t1) - a.transmit.Sub(a.receive)
-		if delay < 0 {
-			delay = 0
-		}
-		mid := t1.Round(0).Add(t4.Sub(t1) / 2)
-		offset := a.receive.Add(a.transmit.Sub(a.receive) / 2).Sub(mid)
-		return Result{Server: server, Offset: offset, Delay: delay}, nil
-	}
-}
-
-// message is what we need of a server's answer.
-type message struct {
-	leap, mode, stratum byte
-	originate           uint64
-	receive, transmit   time.Time
-}
-
-func parse(b []byte) (message, error) {
-	if len(b) < packetSize {
-		return message{}, fmt.Errorf("answer of %d bytes is too short", len(b))
-	}
-	be := binary.BigEndian
-	return message{
-		leap: b[0] >> 6, mode: b[0] & 7, stratum: b[1],
-		originate: be.Uint64(b[24:]),
-		receive:   fromNTP(be.Uint64(b[32:])),
-		transmit:  fromNTP(be.Uint64(b[40:])),
-	}, nil
-}
-
-func (m message) usable() error {
-	switch {
-	case m.mode != 4:
-		return fmt.Errorf("answer is of mode %d, not a server's", m.mode)
-	case m.stratum == 0:
-		return errors.New("server refuses to serve (kiss of death)")
-	case m.leap == 3 || m.stratum > 15:
-		return errors.New("server is not synchronised itself")
-	case m.transmit.Before(earliest):
-		return fmt.Errorf("server says it is %s", m.transmit.Format(time.DateTime))
-	case m.transmit.Before(m.receive):
-		return errors.New("server answered before it was asked")
-	}
-	return nil
-}
-
-// fromNTP turns a 32.32 bit timestamp into a time. Values without the top bit
-// are of the era that begins in 2036 (RFC 4330, section 3).
-func fromNTP(v uint64) time.Time {
-	secs := int64(v >> 32)
-	if secs&0x80000000 == 0 {
-		secs += 1 << 32
-	}
-	return time.Unix(secs+ntpEpoch, int64(v&0xffffffff)*1e9>>32).UTC()
+	return Result{Server: server, Offset: r.ClockOffset, Delay: r.RTT}, nil
 }

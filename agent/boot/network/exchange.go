@@ -1,16 +1,15 @@
 package network
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
-	"os"
+	"net"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 )
 
 // patience is how long an exchange waits for its answer: each try twice as
@@ -48,168 +47,163 @@ var options = dhcpv4.OptParameterRequestList(
 func (n nic) request(more ...dhcpv4.Modifier) []dhcpv4.Modifier {
 	return append([]dhcpv4.Modifier{
 		dhcpv4.WithOption(options),
-		dhcpv4.WithOption(dhcpv4.OptMaxMessageSize(maxPacket - ipHeader - udpHeader)),
+		dhcpv4.WithOption(dhcpv4.OptMaxMessageSize(maxMessage)),
 		dhcpv4.WithOption(dhcpv4.OptClassIdentifier(vendorClass)),
 		dhcpv4.WithOption(dhcpv4.OptClientIdentifier(append([]byte{1}, n.mac...))),
 	}, more...)
 }
 
-// ask sends msg until a message of the wanted types arrives that is an answer
-// to it and that accept takes.
-func (n nic) ask(ctx context.Context, w wire, msg *dhcpv4.DHCPv4, p patience, accept func(*dhcpv4.DHCPv4) bool) error {
-	defer context.AfterFunc(ctx, w.interrupt)()
-	buf := make([]byte, maxPacket)
-	began := time.Now()
-	for try := range p.tries {
-		// Relays may wait for a client that has been asking for a while.
-		msg.NumSeconds = uint16(min(time.Since(began)/time.Second, 0xffff))
-		if err := w.send(msg.ToBytes()); err != nil {
-			return fmt.Errorf("send: %w", err)
-		}
-		wait := p.first << try
-		// RFC 2131 wants up to a second of randomness either way, so that a
-		// rack that got power at once does not ask at once for ever.
-		wait += time.Duration((rand.Float64() - 0.5) * float64(min(wait/2, 2*time.Second)))
-		deadline := time.Now().Add(wait)
-		for {
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			got, err := w.receive(buf, deadline)
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				break
-			}
-			if err != nil {
-				return fmt.Errorf("receive: %w", err)
-			}
-			m, err := dhcpv4.FromBytes(buf[:got])
-			if err != nil || m.OpCode != dhcpv4.OpcodeBootReply ||
-				m.TransactionID != msg.TransactionID || !bytes.Equal(m.ClientHWAddr, n.mac) {
-				continue
-			}
-			if accept(m) {
-				return nil
-			}
-		}
+// exchange runs ask with a client on conn, which it closes. The patience is
+// the whole one: the client starts its wait anew with each answer that does
+// not fit, so that a talkative neighbour could hold it for ever.
+func (n nic) exchange(ctx context.Context, what string, conn net.PacketConn, p patience, ask func(context.Context, *nclient4.Client) error) error {
+	// RFC 2131 wants some randomness, so that a rack that got power at once
+	// does not ask at once for ever.
+	first := p.first*3/4 + rand.N(p.first/2)
+	client, err := nclient4.NewWithConn(conn, n.mac, nclient4.WithTimeout(first), nclient4.WithRetry(p.tries))
+	if err != nil {
+		conn.Close()
+		return fmt.Errorf("NIC %s: %s: %w", n.name, what, err)
 	}
-	return errNoAnswer
+	defer client.Close()
+	whole, cancel := context.WithTimeout(ctx, first<<p.tries)
+	defer cancel()
+	err = ask(whole, client)
+	var nak *nclient4.ErrNak
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case errors.Is(err, nclient4.ErrNoResponse), errors.Is(err, context.DeadlineExceeded):
+		err = errNoAnswer
+	case errors.As(err, &nak):
+		err = errNak
+	}
+	return fmt.Errorf("NIC %s: %s: %w", n.name, what, err)
 }
 
-// discover broadcasts a DISCOVER and returns the first offer of any use.
-func (n nic) discover(ctx context.Context) (*dhcpv4.DHCPv4, *Lease, error) {
-	w, err := openRaw(n, netip.Addr{})
+// discover broadcasts a DISCOVER and returns the first offer of any use. began
+// is when this machine first asked: relays may wait for one that has been
+// asking for a while.
+func (n nic) discover(ctx context.Context, began time.Time) (*dhcpv4.DHCPv4, *Lease, error) {
+	conn, err := listenPacket(n)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer w.Close()
-	msg, err := dhcpv4.NewDiscovery(n.mac, n.request()...)
-	if err != nil {
-		return nil, nil, fmt.Errorf("NIC %s: DHCPDISCOVER: %w", n.name, err)
-	}
+	secs := uint16(min(time.Since(began)/time.Second, 0xffff))
 	var offer *dhcpv4.DHCPv4
 	var lease *Lease
 	var useless error
-	err = n.ask(ctx, w, msg, discoverPatience, func(m *dhcpv4.DHCPv4) bool {
-		if m.MessageType() != dhcpv4.MessageTypeOffer {
-			return false
-		}
-		l, err := parseLease(m, time.Now())
+	err = n.exchange(ctx, "DHCPDISCOVER", conn, discoverPatience, func(ctx context.Context, c *nclient4.Client) error {
+		msg, err := dhcpv4.NewDiscovery(n.mac, n.request(withSeconds(secs))...)
 		if err != nil {
-			useless = fmt.Errorf("offer of %s is of no use: %w", m.ServerIdentifier(), err)
-			return false
+			return err
 		}
-		offer, lease = m, l
-		return true
+		// Not DiscoverOffer, which ends with the first offer of whatever kind.
+		offer, err = c.SendAndRead(ctx, c.RemoteAddr(), msg, func(m *dhcpv4.DHCPv4) bool {
+			if m.MessageType() != dhcpv4.MessageTypeOffer {
+				return false
+			}
+			l, err := parseLease(m, time.Now())
+			if err != nil {
+				useless = fmt.Errorf("offer of %s is of no use: %w", m.ServerIdentifier(), err)
+				return false
+			}
+			lease = l
+			return true
+		})
+		return err
 	})
 	if errors.Is(err, errNoAnswer) && useless != nil {
-		err = useless
+		err = fmt.Errorf("NIC %s: DHCPDISCOVER: %w", n.name, useless)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("NIC %s: DHCPDISCOVER: %w", n.name, err)
+		return nil, nil, err
 	}
+	offer.NumSeconds = secs // the REQUEST must repeat it: RFC 2131, section 4.1
 	return offer, lease, nil
 }
 
 // accept requests what was offered.
 func (n nic) accept(ctx context.Context, offer *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, *Lease, error) {
-	w, err := openRaw(n, netip.Addr{})
+	conn, err := listenPacket(n)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer w.Close()
-	msg, err := dhcpv4.NewRequestFromOffer(offer, n.request()...)
+	asked := time.Now()
+	var ack *dhcpv4.DHCPv4
+	err = n.exchange(ctx, "DHCPREQUEST", conn, requestPatience, func(ctx context.Context, c *nclient4.Client) error {
+		got, err := c.RequestFromOffer(ctx, offer, n.request(withSeconds(offer.NumSeconds))...)
+		if err == nil {
+			ack = got.ACK
+		}
+		return err
+	})
 	if err != nil {
-		return nil, nil, fmt.Errorf("NIC %s: DHCPREQUEST: %w", n.name, err)
+		return nil, nil, err
 	}
-	server, _ := addr4(offer.ServerIdentifier())
-	return n.granted(ctx, w, msg, server, nil)
+	return n.granted(ack, asked)
 }
 
 // renew asks for more time: the server of the lease by unicast or, when
 // rebinding, any server by broadcast (RFC 2131, section 4.4.5). ack is the
-// message that the lease came with.
+// message that the lease came with: what the answer leaves out is taken from
+// it, as some servers do not repeat themselves.
 func (n nic) renew(ctx context.Context, ack *dhcpv4.DHCPv4, lease *Lease, rebind bool) (*dhcpv4.DHCPv4, *Lease, error) {
-	xid, err := dhcpv4.GenerateTransactionID()
-	if err != nil {
-		return nil, nil, fmt.Errorf("NIC %s: DHCP transaction id: %w", n.name, err)
-	}
-	msg, err := dhcpv4.NewRenewFromAck(ack, n.request(dhcpv4.WithTransactionID(xid))...)
-	if err != nil {
-		return nil, nil, fmt.Errorf("NIC %s: DHCPREQUEST: %w", n.name, err)
-	}
-	var w wire
-	server := lease.Server
+	what, to := "DHCPREQUEST to renew", &net.UDPAddr{IP: lease.Server.AsSlice(), Port: nclient4.ServerPort}
 	if rebind {
-		server = netip.Addr{}
-		w, err = openRaw(n, lease.Addr.Addr())
-	} else {
-		w, err = openUDP(ctx, n, lease.Addr.Addr(), server)
+		what, to = "DHCPREQUEST to rebind", nclient4.DefaultServers
 	}
+	conn, err := listenUDP(ctx, n)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer w.Close()
-	return n.granted(ctx, w, msg, server, ack)
-}
-
-// granted sends a DHCPREQUEST and checks the answer of the server, of any
-// server if that is the zero Addr. What the answer leaves out is taken from
-// old, if given: some servers do not repeat themselves on renewal.
-func (n nic) granted(ctx context.Context, w wire, msg *dhcpv4.DHCPv4, server netip.Addr, old *dhcpv4.DHCPv4) (*dhcpv4.DHCPv4, *Lease, error) {
 	asked := time.Now()
 	var reply *dhcpv4.DHCPv4
-	err := n.ask(ctx, w, msg, requestPatience, func(m *dhcpv4.DHCPv4) bool {
-		from, ok := addr4(m.ServerIdentifier())
-		t := m.MessageType()
-		if t != dhcpv4.MessageTypeAck && t != dhcpv4.MessageTypeNak || !ok || server.IsValid() && from != server {
-			return false
+	err = n.exchange(ctx, what, conn, requestPatience, func(ctx context.Context, c *nclient4.Client) error {
+		xid, err := dhcpv4.GenerateTransactionID()
+		if err != nil {
+			return err
 		}
-		reply = m
-		return true
+		msg, err := dhcpv4.NewRenewFromAck(ack, n.request(dhcpv4.WithTransactionID(xid))...)
+		if err != nil {
+			return err
+		}
+		// Not Renew, which hears none but the server of the first offer and
+		// so cannot rebind.
+		reply, err = c.SendAndRead(ctx, to, msg, func(m *dhcpv4.DHCPv4) bool {
+			from, ok := addr4(m.ServerIdentifier())
+			t := m.MessageType()
+			return (t == dhcpv4.MessageTypeAck || t == dhcpv4.MessageTypeNak) && ok && (rebind || from == lease.Server)
+		})
+		if err == nil && reply.MessageType() == dhcpv4.MessageTypeNak {
+			return errNak
+		}
+		return err
 	})
 	if err != nil {
-		return nil, nil, fmt.Errorf("NIC %s: DHCPREQUEST: %w", n.name, err)
+		return nil, nil, err
 	}
-	if reply.MessageType() == dhcpv4.MessageTypeNak {
-		return nil, nil, fmt.Errorf("NIC %s: %w", n.name, errNak)
-	}
-	reply = inherit(reply, old)
-	lease, err := parseLease(reply, asked)
+	return n.granted(inherit(reply, ack), asked)
+}
+
+// granted checks an ACK.
+func (n nic) granted(ack *dhcpv4.DHCPv4, asked time.Time) (*dhcpv4.DHCPv4, *Lease, error) {
+	lease, err := parseLease(ack, asked)
 	if err != nil {
-		return nil, nil, fmt.Errorf("NIC %s: lease of %s is of no use: %w", n.name, reply.ServerIdentifier(), err)
+		return nil, nil, fmt.Errorf("NIC %s: lease of %s is of no use: %w", n.name, ack.ServerIdentifier(), err)
 	}
-	return reply, lease, nil
+	return ack, lease, nil
+}
+
+func withSeconds(secs uint16) dhcpv4.Modifier {
+	return func(m *dhcpv4.DHCPv4) { m.NumSeconds = secs }
 }
 
 // inherit returns m with the options of old that it lacks. The times of a
 // lease are its own.
 func inherit(m, old *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
-	if old == nil {
-		return m
-	}
 	newRouter := m.Options.Has(dhcpv4.OptionRouter)
 	for code, value := range old.Options {
 		c := dhcpv4.GenericOptionCode(code)

@@ -222,42 +222,6 @@ func TestWriteResolvConf(t *testing.T) {
 	}
 }
 
-func TestUDPPacket(t *testing.T) {
-	p := udpPacket(addr("0.0.0.0"), addr("255.255.255.255"), 68, 67, []byte("hello"))
-	got, ok := udpPayload(p, 67)
-	if !ok || string(got) != "hello" {
-		t.Fatalf("%q %t", got, ok)
-	}
-	if _, ok := udpPayload(p, 68); ok {
-		t.Error("taken for another port")
-	}
-	pad := append(slices.Clone(p), 0, 0, 0) // Ethernet pads short frames
-	if got, ok := udpPayload(pad, 67); !ok || string(got) != "hello" {
-		t.Errorf("padded: %q %t", got, ok)
-	}
-	for i, what := range map[int]string{0: "version", 2: "length", 6: "fragment", 9: "protocol", 12: "header checksum", 24: "UDP length"} {
-		bad := slices.Clone(p)
-		bad[i] ^= 0x25
-		if _, ok := udpPayload(bad, 67); ok {
-			t.Errorf("bad %s is taken", what)
-		}
-	}
-	// The checksum of a known datagram, worked out by hand: RFC 1071.
-	if got := sum([]byte{0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7}, 0); got != 0xddf2 {
-		t.Errorf("sum %#x", got)
-	}
-}
-
-func FuzzUDPPayload(f *testing.F) {
-	f.Add(udpPacket(addr("10.0.0.1"), addr("10.0.0.2"), 67, 68, []byte("x")))
-	f.Add([]byte{0x4f})
-	f.Fuzz(func(t *testing.T, p []byte) {
-		if got, ok := udpPayload(p, 68); ok && len(got) > len(p)-ipHeader-udpHeader {
-			t.Errorf("%d bytes out of %d", len(got), len(p))
-		}
-	})
-}
-
 func FuzzLease(f *testing.F) {
 	f.Add(reply(f, option(3, "\x0a\x00\x00\x01"), option(43, "\x01\x03a:1"), option(121, "\x00\x0a\x00\x00\x02")).ToBytes())
 	f.Add(reply(f, option(12, "host"), option(26, "\x05\xdc"), option(58, "\x00\x00\x00\x01")).ToBytes())

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -104,7 +105,9 @@ type server struct {
 	extra []dhcpv4.Modifier
 	delay time.Duration
 	nak   bool
-	seen  []string // message types and where they came from
+	first []dhcpv4.Modifier // if set, a reply with these goes before each
+	bcast bool              // replies by broadcast, whatever was asked for
+	seen  []string          // messages and where they came from
 }
 
 func (s *server) set(fn func()) { s.mu.Lock(); defer s.mu.Unlock(); fn() }
@@ -154,14 +157,14 @@ func (f *far) serve(t *testing.T, s *server, iface string, vlan int, own string)
 
 func (s *server) handle(c net.PacketConn, peer net.Addr, m *dhcpv4.DHCPv4, self netip.Addr) {
 	s.mu.Lock()
-	s.seen = append(s.seen, fmt.Sprintf("%s ciaddr %s from %s", m.MessageType(), m.ClientIPAddr, peer))
+	s.seen = append(s.seen, fmt.Sprintf("%s ciaddr %s from %s secs %d", m.MessageType(), m.ClientIPAddr, peer, m.NumSeconds))
 	kind, delay := dhcpv4.MessageTypeAck, s.delay
 	if m.MessageType() == dhcpv4.MessageTypeDiscover {
 		kind = dhcpv4.MessageTypeOffer
 	} else if s.nak {
 		kind = dhcpv4.MessageTypeNak
 	}
-	r, err := dhcpv4.NewReplyFromRequest(m, append([]dhcpv4.Modifier{
+	with := append([]dhcpv4.Modifier{
 		dhcpv4.WithMessageType(kind),
 		dhcpv4.WithYourIP(net.ParseIP(s.offer)),
 		dhcpv4.WithServerIP(self.AsSlice()),
@@ -170,11 +173,20 @@ func (s *server) handle(c net.PacketConn, peer net.Addr, m *dhcpv4.DHCPv4, self 
 		dhcpv4.WithRouter(self.AsSlice()),
 		dhcpv4.WithDNS(net.IPv4(192, 0, 2, 53)),
 		option(51, "\x00\x00\x00\x0a"), option(58, "\x00\x00\x00\x05"), option(59, "\x00\x00\x00\x08"),
-	}, s.extra...)...)
+	}, s.extra...)
+	replies := [][]dhcpv4.Modifier{with}
+	if s.first != nil {
+		replies = [][]dhcpv4.Modifier{slices.Concat(with, s.first), with}
+	}
+	if s.bcast {
+		peer = &net.UDPAddr{IP: net.IPv4bcast, Port: 68}
+	}
 	s.mu.Unlock()
-	if err == nil {
-		time.Sleep(delay)
-		_, _ = c.WriteTo(r.ToBytes(), peer)
+	time.Sleep(delay)
+	for _, mods := range replies {
+		if r, err := dhcpv4.NewReplyFromRequest(m, mods...); err == nil {
+			_, _ = c.WriteTo(r.ToBytes(), peer)
+		}
 	}
 }
 
@@ -325,6 +337,19 @@ func TestRebind(t *testing.T) {
 	if !strings.Contains(newServer.log(), "REQUEST ciaddr 10.77.0.50 from 10.77.0.50:68") {
 		t.Errorf("server saw\n%s", newServer.log())
 	}
+	// Some servers answer by broadcast.
+	newServer.set(func() { newServer.bcast = true })
+	_, _, err = m.bound.nic.renew(ctx, m.bound.ack, old, true)
+	must(t, err)
+	// Not for us to hear while renewing: the answer of another server.
+	try, stop := context.WithTimeout(ctx, time.Second)
+	defer stop()
+	other := *old
+	other.Server = addr("10.77.0.2")
+	newServer.set(func() { newServer.extra = []dhcpv4.Modifier{option(54, "\x0a\x4d\x00\x09")} })
+	if _, _, err = m.bound.nic.renew(try, m.bound.ack, &other, false); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("renewed by another server: %v", err)
+	}
 }
 
 // The NIC that firmware booted from wins, though the other one answers first.
@@ -361,6 +386,34 @@ func TestUselessOffer(t *testing.T) {
 	}
 }
 
+// Of two offers on one NIC the first need not be the better.
+func TestSecondOffer(t *testing.T) {
+	if !inside(t) {
+		return
+	}
+	f := newFar(t, 1)
+	s := &server{offer: "10.77.0.50", first: []dhcpv4.Modifier{option(1, "\x00\xff\x00\xff")}}
+	f.serve(t, s, "s0", 0, "10.77.0.1/24")
+	m := manager(t, Config{})
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	n, err := m.list()
+	must(t, err)
+	must(t, n[0].up())
+	must(t, n[0].carrier(ctx))
+	_, lease, err := n[0].discover(ctx, time.Now())
+	must(t, err)
+	if lease.Addr.String() != "10.77.0.50/24" || strings.Count(s.log(), "DISCOVER") > 2 {
+		t.Errorf("lease %+v, server saw\n%s", lease, s.log())
+	}
+	s.set(func() { s.first, s.extra = nil, s.first })
+	try, stop := context.WithTimeout(ctx, time.Second)
+	defer stop()
+	if _, lease, err := n[0].discover(try, time.Now()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("useless offer: %+v, %v", lease, err)
+	}
+}
+
 // A server that offers and then refuses is asked again, but with pauses.
 func TestRefusedOffer(t *testing.T) {
 	if !inside(t) {
@@ -376,6 +429,20 @@ func TestRefusedOffer(t *testing.T) {
 	must(t, m.Up(ctx))
 	if n := strings.Count(s.log(), "REQUEST"); n < 2 || n > 6 {
 		t.Errorf("%d requests:\n%s", n, s.log())
+	}
+	// Relays must hear for how long we have been asking, and that a REQUEST
+	// belongs to a DISCOVER.
+	secs, late := "", false
+	for line := range strings.Lines(s.log()) {
+		kind, _, _ := strings.Cut(line, " ")
+		_, now, _ := strings.Cut(strings.TrimSpace(line), " secs ")
+		if kind == "REQUEST" && now != secs {
+			t.Errorf("REQUEST of other seconds than the DISCOVER:\n%s", s.log())
+		}
+		secs, late = now, late || now != "0"
+	}
+	if !late {
+		t.Errorf("no seconds are counted:\n%s", s.log())
 	}
 }
 

@@ -117,8 +117,9 @@ func (m *Manager) race(ctx context.Context) (*binding, error) {
 // after each that came to nothing, so that a server which offers what it then
 // refuses is not flooded.
 func (m *Manager) runner(ctx context.Context, n nic, offers chan<- candidate) {
+	began := time.Now()
 	for pause := minPause; ctx.Err() == nil; pause = min(2*pause, maxPause) {
-		c, err := m.candidate(ctx, n)
+		c, err := m.candidate(ctx, n, began)
 		var gone netlink.LinkNotFoundError
 		switch {
 		case ctx.Err() != nil:
@@ -149,7 +150,7 @@ func (m *Manager) runner(ctx context.Context, n nic, offers chan<- candidate) {
 	}
 }
 
-func (m *Manager) candidate(ctx context.Context, n nic) (candidate, error) {
+func (m *Manager) candidate(ctx context.Context, n nic, began time.Time) (candidate, error) {
 	if err := n.up(); err != nil {
 		return candidate{}, err
 	}
@@ -160,7 +161,7 @@ func (m *Manager) candidate(ctx context.Context, n nic) (candidate, error) {
 	if err != nil {
 		return candidate{}, err
 	}
-	offer, lease, err := leaf.discover(ctx)
+	offer, lease, err := leaf.discover(ctx, began)
 	if err != nil {
 		return candidate{}, err
 	}
