@@ -84,7 +84,7 @@ func TestOtherAuthority(t *testing.T) {
 	spec := direct(lab.Spec{Name: "pin", Dir: t.TempDir(), Memory: 256 << 20},
 		"teeth.server="+c.AgentsFromChassis()+" teeth.ca_sha256="+strings.Repeat("ab", 32)+" teeth.token="+token)
 	chassis := power(t, spec)
-	end, err := chassis.ExpectSerial(within(t, 2*time.Minute), 0, "certificate")
+	end, err := chassis.ExpectSerial(within(t, 2*time.Minute), 0, "does not come from the pinned CA")
 	if err != nil {
 		t.Fatal(err)
 	}
