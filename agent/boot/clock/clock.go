@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"time"
 
@@ -109,6 +110,9 @@ func query(ctx context.Context, server string) (Result, error) {
 	})
 	if err != nil && ctx.Err() != nil { // then it may be of a closed connection
 		err = ctx.Err()
+	}
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+		err = fmt.Errorf("no answer: %w", err)
 	}
 	if err == nil {
 		err = r.Validate()

@@ -76,7 +76,7 @@ func TestMeasure(t *testing.T) {
 		{"behind", []string{day}, -24 * time.Hour, ""},
 		{"the middle of three", []string{day, hour, exact}, 0, ""},
 		{"one of two is silent", []string{silent, hour}, time.Hour, ""},
-		{"silent", []string{silent}, 0, "no usable NTP answer"},
+		{"silent", []string{silent}, 0, "no answer"},
 		{"none", nil, 0, "no usable NTP answer"},
 		{"kiss of death", []string{server(t, 0, set(1, 0))}, 0, "kiss of death"},
 		{"not synchronised", []string{server(t, 0, set(0, 3<<6|4<<3|4))}, 0, "invalid leap second"},
