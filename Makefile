@@ -3,6 +3,7 @@
 OUT     ?= out
 PROFILE ?= lab
 GO       = go
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 TEETH    = $(OUT)/bin/teeth
 
 # Where scripts/setup puts the Go toolchain on a machine without a recent one.
@@ -11,21 +12,22 @@ export PATH := $(CURDIR)/out/.go/bin:$(PATH)
 .PHONY: teeth setup image demo test bench lint clean
 
 teeth: setup
-	CGO_ENABLED=0 $(GO) build -trimpath -o $(TEETH) ./cmd/teeth
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o $(TEETH) ./cmd/teeth
 
 setup:
 	@scripts/setup
 
 # The appliance image: kernel, initramfs and their description.
 image: teeth
-	$(TEETH) initramfs build --profile $(PROFILE) --out $(OUT)
+	$(TEETH) initramfs build --profile $(PROFILE) --image-version $(VERSION) --out $(OUT)
 
 # The main job, live, on a virtual chassis. Run again, it decommissions it.
 demo: teeth
 	$(TEETH) lab run --out $(OUT)
 
 # Unit tests and fuzz seeds with the race detector, then whole machines in QEMU.
-test: teeth
+# The image comes first, as its packages are then at hand for the tests.
+test: image
 	CGO_ENABLED=1 $(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /lab/e2e)
 	$(GO) test -count=1 -timeout 35m -v ./lab/e2e
 
