@@ -10,18 +10,20 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/teeth-metal/teeth/agent/boot"
 	"github.com/teeth-metal/teeth/agent/session"
 	"github.com/teeth-metal/teeth/agent/task"
 	"github.com/teeth-metal/teeth/blockdev"
+	"github.com/teeth-metal/teeth/hwinfo"
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
+
+// windUp is how long cancelled tasks get to end at a shutdown, so that time is
+// left to tell the control plane before the machine reboots without asking.
+const windUp = 12 * time.Second
 
 // Agent serves one booted machine.
 type Agent struct {
@@ -31,81 +33,76 @@ type Agent struct {
 	log     *slog.Logger // consoles and, through the session, the control plane
 	tasks   *task.Manager
 	session *session.Session
+	known   contents
 
-	mu   sync.Mutex
-	zero map[blockdev.Identity]bool // disks proven to read as zeros, by an erase in this boot
+	// What tests replace.
+	disks     func() ([]blockdev.Info, error) // those that may be worked on
+	inventory func(context.Context) (*hwinfo.Inventory, error)
+	cacheDir  string // of images when no disk may be used
+	leave     func(taskID, how string)
+}
+
+func newAgent(machine *boot.Machine, version string) *Agent {
+	a := &Agent{
+		machine:   machine,
+		version:   version,
+		log:       machine.Log,
+		disks:     blockdev.Sysfs{}.List,
+		inventory: inventory,
+		cacheDir:  memoryCache,
+	}
+	a.leave = func(taskID, how string) {
+		boot.Go("leave", func() { a.depart(machine.Context(), taskID, how, realExit(machine)) })
+	}
+	return a
 }
 
 // Run serves machine until its context ends; version is that of the software.
-// An error is one that leaves nothing to go on with.
-func Run(machine *boot.Machine, version string) error {
+func Run(machine *boot.Machine, version string) {
 	ctx := machine.Context()
-	a := &Agent{machine: machine, version: version, log: machine.Log, zero: map[blockdev.Identity]bool{}}
+	a := newAgent(machine, version)
 	var err error
 	if a.bootID, err = readLine("/proc/sys/kernel/random/boot_id"); err != nil {
 		machine.Log.Warn("no boot id: after a reboot the control plane cannot tell that tasks were lost", "err", err)
-	}
-	servers, err := waitForServers(ctx, machine)
-	if err != nil {
-		return nil // told to shut down
 	}
 	// The work outlives ctx a little, so that cancelled tasks can say so.
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	a.tasks = task.NewManager(ctx, func(s teeth.TaskStatus) { a.session.Report(s) }, machine.Log)
-	a.session, err = session.New(session.Config{
-		Endpoints: servers,
-		CASHA256:  machine.Options.CASHA256,
-		Insecure:  machine.Options.Insecure,
-		Handshake: a.handshake,
-		Handler:   a,
-		Delivered: a.tasks.Acknowledge,
-		Log:       machine.Log,
-	})
-	if err != nil {
-		return fmt.Errorf("control plane %s: %w", strings.Join(servers, ","), err)
+	if a.session, err = a.waitForSession(ctx, machine.Servers); err != nil {
+		return // told to shut down
 	}
-	a.log = slog.New(shipping{machine.Log.Handler(), a.session.Log})
+	a.log = slog.New(shipping{next: machine.Log.Handler(), send: a.session.Log})
 	machine.SetHealth(a.healthy)
 	boot.OnLastWords(func(ctx context.Context, text string) {
 		a.session.Log("last words: "+text, map[string]any{"level": "ERROR"})
-		a.session.Flush(ctx)
+		_ = a.session.Flush(ctx) // nobody is left to tell
 	})
 	ended := make(chan struct{})
 	boot.Go("session", func() {
 		defer close(ended)
-		a.session.Run(working)
+		_ = a.session.Run(working) // ends with working, and for no other reason
 	})
 
 	<-ctx.Done()
 	a.log.Warn("shutting down", "cause", context.Cause(ctx))
-	a.tasks.Wait()
-	flushing, cancel := context.WithTimeout(working, 5*time.Second)
+	idle := make(chan struct{})
+	boot.Go("wind up", func() {
+		a.tasks.Wait()
+		close(idle)
+	})
+	select {
+	case <-idle:
+	case <-time.After(windUp):
+		a.log.Error("a task does not end, shutting down without it")
+	}
+	flushing, cancel := context.WithTimeout(working, flushLimit)
 	defer cancel()
 	if err := a.session.Flush(flushing); err != nil {
 		machine.Log.Warn("the control plane was not told everything", "err", err)
 	}
 	stop()
 	<-ended
-	return nil
-}
-
-// waitForServers returns the endpoints to dial, once any are known: a renewed
-// lease may bring them.
-func waitForServers(ctx context.Context, machine *boot.Machine) ([]string, error) {
-	for said := false; ; said = true {
-		if s := machine.Servers(); len(s) > 0 {
-			return s, nil
-		}
-		if !said {
-			machine.Log.Error("no control plane is known: give teeth.server=HOST:PORT on the kernel command line, or DHCP option 43 sub-option 1")
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(5 * time.Second):
-		}
-	}
 }
 
 func (a *Agent) handshake() teeth.Handshake {
@@ -157,27 +154,6 @@ func (a *Agent) Handle(ctx context.Context, method string, params json.RawMessag
 		return struct{}{}, nil
 	}
 	return nil, session.ErrUnknownMethod
-}
-
-// disks returns the disks that may be worked on.
-func (a *Agent) disks() ([]blockdev.Info, error) { return blockdev.Sysfs{}.List() }
-
-// setZero records whether a disk is proven to read as zeros. Whoever writes to
-// a disk says false before the first write.
-func (a *Agent) setZero(d blockdev.Info, zero bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if zero {
-		a.zero[d.Identity()] = true
-	} else {
-		delete(a.zero, d.Identity())
-	}
-}
-
-func (a *Agent) isZero(d blockdev.Info) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.zero[d.Identity()]
 }
 
 // healthy reports whether the tasks can still be asked: one that holds its lock

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"strings"
 	"sync"
 
@@ -26,16 +27,31 @@ func (a *Agent) diskErase(params json.RawMessage) (string, bool, task.Func, erro
 	if err := teeth.DecodeParams(teeth.MethodDiskErase, params, &p, "task_id"); err != nil {
 		return "", false, nil, err
 	}
-	return p.TaskID, true, func(ctx context.Context, t *task.Task) (any, error) {
-		present, err := a.disks()
-		if err != nil {
-			return nil, err
+	if p.Disks != nil && len(p.Disks) == 0 {
+		// A list that came out empty by mistake must not mean every disk.
+		return "", false, nil, errors.New("\"disks\" is an empty list: name disks, or leave it out to erase all")
+	}
+	for i, d := range p.Disks {
+		if identity(d).IsZero() {
+			return "", false, nil, fmt.Errorf("disk %d of %d: %w", i+1, len(p.Disks), errUnnamed)
 		}
+	}
+	opt := erase.Options{Method: erase.Method(p.Method), Verify: erase.Verify(p.Verify)}
+	if err := opt.Validate(); err != nil {
+		return "", false, nil, err
+	}
+	return p.TaskID, true, func(ctx context.Context, t *task.Task) (any, error) {
+		present, unreadable := a.disks()
 		disks, err := named(present, p.Disks)
 		if err != nil {
-			return nil, err
+			return nil, errors.Join(err, unreadable)
 		}
-		reports, err := a.eraseAll(ctx, disks, p, t)
+		reports, err := a.eraseAll(ctx, disks, opt, t)
+		if unreadable != nil && len(p.Disks) > 0 {
+			a.log.Warn("some disk cannot be read, and is not to be erased", "err", unreadable)
+		} else {
+			err = errors.Join(err, unreadable) // all was asked for, and not all was erased
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -45,7 +61,7 @@ func (a *Agent) diskErase(params json.RawMessage) (string, bool, task.Func, erro
 
 // eraseAll erases disks side by side. One that fails does not stop the others:
 // the operator wants to know of every bad disk at once.
-func (a *Agent) eraseAll(ctx context.Context, disks []blockdev.Info, p teeth.DiskEraseParams, t *task.Task) ([]erase.Report, error) {
+func (a *Agent) eraseAll(ctx context.Context, disks []blockdev.Info, opt erase.Options, t *task.Task) ([]erase.Report, error) {
 	t.Step(fmt.Sprintf("erasing and verifying %s", names(disks)))
 	sum := newSum(len(disks), t.Progress)
 	for i, d := range disks {
@@ -59,21 +75,33 @@ func (a *Agent) eraseAll(ctx context.Context, disks []blockdev.Info, p teeth.Dis
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			a.setZero(d, false)
-			reports[i], problems[i] = erase.Disk(ctx, d.Path, erase.Options{
-				Expect:   d.Identity(),
-				Method:   erase.Method(p.Method),
-				Verify:   erase.Verify(p.Verify),
-				Progress: sum.part(i),
-			})
-			if problems[i] == nil {
-				a.setZero(d, reports[i].BytesVerified == d.Size)
-				a.log.Info("disk erased and verified", "disk", d.Path, "serial", d.Serial, "bytes", d.Size)
-			}
+			reports[i], problems[i] = a.eraseOne(ctx, d, opt, sum.part(i))
 		})
 	}
 	wg.Wait()
 	return reports, errors.Join(problems...)
+}
+
+func (a *Agent) eraseOne(ctx context.Context, d blockdev.Info, opt erase.Options, report progress.Func) (r erase.Report, err error) {
+	defer func() {
+		// The goroutine is not the task's, whose panics are errors already.
+		if p := recover(); p != nil {
+			err = fmt.Errorf("erase disk %s panicked: %v", d.Path, p)
+			a.log.Error("erasing panicked", "disk", d.Path, "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	a.known.forget(d)
+	opt.Expect, opt.Progress = d.Identity(), report
+	r, err = erase.Disk(ctx, d.Path, opt)
+	if err != nil {
+		a.log.Error("disk not erased", "disk", d.Path, "serial", d.Serial, "bytes_erased", r.BytesErased, "err", err)
+		return r, err
+	}
+	if r.BytesVerified == d.Size {
+		a.known.set(d, content{zero: true})
+	}
+	a.log.Info("disk erased and verified", "disk", d.Path, "serial", d.Serial, "bytes", d.Size)
+	return r, nil
 }
 
 func names(disks []blockdev.Info) string {

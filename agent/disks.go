@@ -13,6 +13,8 @@ import (
 // same as ironic-python-agent's.
 const minRootDevice = 4 << 30
 
+var errUnnamed = errors.New("a disk is named by nothing: give its serial, wwn or size")
+
 // identity is how the libraries name the disk that a command names.
 func identity(d teeth.Disk) blockdev.Identity {
 	return blockdev.Identity{Serial: d.Serial, WWN: d.WWN, Size: d.Size}
@@ -51,7 +53,7 @@ func named(disks []blockdev.Info, want []teeth.Disk) ([]blockdev.Info, error) {
 func one(disks []blockdev.Info, want teeth.Disk) (blockdev.Info, error) {
 	id := identity(want)
 	if id.IsZero() {
-		return blockdev.Info{}, errors.New("a disk is named by nothing: give its serial, wwn or size")
+		return blockdev.Info{}, errUnnamed
 	}
 	var found []blockdev.Info
 	for _, d := range disks {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/teeth-metal/teeth/agent/boot"
@@ -51,6 +52,19 @@ func (a *Agent) runImage(params json.RawMessage) (string, bool, task.Func, error
 	default:
 		return "", false, nil, fmt.Errorf("boot is %q; write auto, kexec or reboot", p.Boot)
 	}
+	var drive *configdrive.Drive
+	if p.ConfigDrive != nil {
+		var err error
+		if drive, err = configdrive.Build(configdrive.Content{
+			MetaData:    p.ConfigDrive.MetaData,
+			NetworkData: p.ConfigDrive.NetworkData,
+			VendorData:  p.ConfigDrive.VendorData,
+			UserData:    []byte(p.ConfigDrive.UserData),
+			Files:       p.ConfigDrive.Files,
+		}); err != nil {
+			return "", false, nil, err
+		}
+	}
 	return p.TaskID, true, func(ctx context.Context, t *task.Task) (any, error) {
 		disks, err := a.disks()
 		if err != nil {
@@ -60,20 +74,12 @@ func (a *Agent) runImage(params json.RawMessage) (string, bool, task.Func, error
 		if err != nil {
 			return nil, err
 		}
-		a.setZero(root, false)
+		if err := a.known.bootable(root, p.ImageID); err != nil {
+			return nil, err
+		}
 		l := left{Boot: bootReboot}
-		if p.ConfigDrive != nil {
+		if drive != nil {
 			t.Step("writing the config drive to " + root.Path)
-			drive, err := configdrive.Build(configdrive.Content{
-				MetaData:    p.ConfigDrive.MetaData,
-				NetworkData: p.ConfigDrive.NetworkData,
-				VendorData:  p.ConfigDrive.VendorData,
-				UserData:    []byte(p.ConfigDrive.UserData),
-				Files:       p.ConfigDrive.Files,
-			})
-			if err != nil {
-				return nil, err
-			}
 			place, err := configdrive.Place(ctx, root.Path, drive, drive.Size(), configdrive.Options{Expect: root.Identity()})
 			if err != nil {
 				return nil, err
@@ -82,6 +88,11 @@ func (a *Agent) runImage(params json.RawMessage) (string, bool, task.Func, error
 		}
 		if p.Boot != bootReboot {
 			t.Step("looking for a kernel on " + root.Path)
+			// Images kept in memory are of no more use, and a kernel and its initrd
+			// need room twice over.
+			if err := os.RemoveAll(a.cacheDir); err != nil {
+				a.log.Warn("image cache not removed", "err", err)
+			}
 			l.Target, err = a.load(ctx, root.Path)
 			switch {
 			case err == nil:
@@ -93,8 +104,11 @@ func (a *Agent) runImage(params json.RawMessage) (string, bool, task.Func, error
 				a.log.Warn("the installed system cannot be reached by kexec, rebooting", "disk", root.Path, "err", err)
 			}
 		}
+		if err := ctx.Err(); err != nil { // the last chance to cancel
+			return nil, errors.Join(err, kexec.Unload())
+		}
 		a.tasks.Refuse("the chassis is leaving for the installed system")
-		boot.Go("leave", func() { a.leave(t.ID(), l.Boot) })
+		a.leave(t.ID(), l.Boot)
 		return l, nil
 	}, nil
 }
@@ -116,25 +130,54 @@ func (a *Agent) load(ctx context.Context, disk string) (*kexec.Target, error) {
 	return target, nil
 }
 
-// leave waits until the control plane knows how the task ended, and goes.
-func (a *Agent) leave(taskID, how string) {
-	ctx, cancel := context.WithTimeout(context.Background(), deliverLimit)
+// exit is the ways out of this kernel.
+type exit struct {
+	handOff func() error // makes the machine ready for exec
+	exec    func() error // returns only when it failed
+	unload  func() error // takes back what exec would start
+	reboot  func(reason string)
+}
+
+func realExit(m *boot.Machine) exit {
+	return exit{
+		handOff: func() error { return m.HandOff(false) },
+		exec:    func() error { return kexec.Exec(context.Background()) },
+		unload:  kexec.Unload,
+		reboot:  m.Reboot,
+	}
+}
+
+// depart waits until the control plane knows how the task ended, and goes. The
+// end of ctx is a shutdown, which has ways of its own.
+func (a *Agent) depart(ctx context.Context, taskID, how string, out exit) {
+	waiting, cancel := context.WithTimeout(ctx, deliverLimit)
 	defer cancel()
-	if err := a.tasks.WaitAcknowledged(ctx, taskID); err != nil {
+	err := a.tasks.WaitAcknowledged(waiting, taskID)
+	if ctx.Err() != nil {
+		return
+	}
+	// A result that could not be sent has made the task a failed one, and who is
+	// told of a failure expects the chassis to be here.
+	if state, serr := a.tasks.State(taskID); serr != nil || state != teeth.Complete {
+		a.log.Error("not leaving: run_image has failed after all", "task", taskID, "state", state, "err", errors.Join(serr, out.unload()))
+		a.tasks.Refuse("")
+		return
+	}
+	if err != nil {
 		a.log.Error("leaving although the control plane does not know it", "err", err)
 	}
 	a.log.Info("leaving for the installed system", "by", how)
-	flushing, cancel := context.WithTimeout(context.Background(), flushLimit)
+	flushing, cancel := context.WithTimeout(ctx, flushLimit)
 	defer cancel()
 	if err := a.session.Flush(flushing); err != nil {
 		a.machine.Log.Warn("the control plane was not told everything", "err", err)
 	}
-	if how == bootKexec {
-		err := a.machine.HandOff(false)
+	if how == bootKexec && ctx.Err() == nil {
+		err := out.handOff()
 		if err == nil {
-			err = kexec.Exec(context.Background()) // returns only when it failed
+			err = out.exec()
 		}
 		a.machine.Log.Error("kexec failed, rebooting", "err", err)
 	}
-	a.machine.Reboot("into the installed system")
+	out.reboot("into the installed system")
 }

@@ -6,8 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -44,21 +47,24 @@ func (a *Agent) cacheImages(params json.RawMessage) (string, bool, task.Func, er
 		if err := img.Validate(); err != nil {
 			return "", false, nil, err
 		}
+		if len(img.URLs) == 0 {
+			return "", false, nil, fmt.Errorf("image %q: %w", id, errNoImageInfo)
+		}
 		wanted = append(wanted, img)
 	}
-	return p.TaskID, true, func(ctx context.Context, t *task.Task) (any, error) {
+	return p.TaskID, true, func(ctx context.Context, t *task.Task) (_ any, err error) {
 		cache, where, done, err := a.openCache(p.RootDevice)
 		if err != nil {
 			return nil, err
 		}
-		defer done()
+		defer func() { err = errors.Join(err, done()) }()
 		t.Step("caching images on " + where)
 		result, err := cache.Sync(ctx, wanted, t.Progress)
-		if err != nil {
-			return nil, err
-		}
 		for _, s := range result.Skipped {
 			a.log.Warn("image not cached", "image", s.ID, "reason", s.Reason)
+		}
+		if err != nil {
+			return nil, err
 		}
 		return result, nil
 	}, nil
@@ -72,39 +78,58 @@ func (a *Agent) openCache(hint *teeth.RootDevice) (cache *imagecache.Cache, wher
 		return nil, "", nil, err
 	}
 	var protected []string
-	if root, err := rootDevice(disks, hint); err == nil {
+	switch root, err := rootDevice(disks, hint); {
+	case err == nil:
 		protected = append(protected, root.Path)
-		disks = slices.DeleteFunc(disks, func(d blockdev.Info) bool { return d.Name == root.Name })
+		disks = slices.DeleteFunc(disks, func(d blockdev.Info) bool { return d.Path == root.Path })
+	case hint != nil:
+		return nil, "", nil, err // any disk may be the one that was meant
 	}
 	slices.SortStableFunc(disks, func(a, b blockdev.Info) int { return cmp.Compare(b.Size, a.Size) })
 	for _, d := range disks {
 		if d.ReadOnly || d.Removable || d.Transport == blockdev.USB {
 			continue
 		}
-		a.setZero(d, false)
+		a.known.forget(d)
 		store, err := imagecache.OpenDisk(d.Path, d.Identity(), protected)
 		if err == nil {
 			return &imagecache.Cache{Store: store}, d.Path, store.Close, nil
 		}
 		a.log.Info("disk is not used as image cache", "disk", d.Path, "reason", err)
 	}
-	capacity, err := freeSpace(filepath.Dir(memoryCache))
+	capacity, err := roomFor(a.cacheDir)
 	if err != nil {
 		return nil, "", nil, err
 	}
-	dir, err := imagecache.OpenDir(memoryCache, capacity)
+	dir, err := imagecache.OpenDir(a.cacheDir, capacity)
 	if err != nil {
 		return nil, "", nil, err
 	}
 	return &imagecache.Cache{Store: dir}, "memory", dir.Close, nil
 }
 
-func freeSpace(dir string) (int64, error) {
+// roomFor returns how many bytes the files in dir may have altogether: those that
+// are free, and those they take already. The parent must exist.
+func roomFor(dir string) (int64, error) {
 	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("free space of %s: %w", dir, err)
+	if err := unix.Statfs(filepath.Dir(dir), &st); err != nil {
+		return 0, fmt.Errorf("free space for %s: %w", dir, err)
 	}
-	return int64(st.Bavail) * st.Bsize, nil
+	room := int64(st.Bavail) * st.Bsize
+	files, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, err
+	}
+	for _, f := range files {
+		fi, err := f.Info()
+		if err != nil {
+			return 0, err
+		}
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+			room += st.Blocks * 512 // whatever the block size is, stat(2)
+		}
+	}
+	return room, nil
 }
 
 func (a *Agent) prepareImage(params json.RawMessage) (string, bool, task.Func, error) {
@@ -136,16 +161,22 @@ func (a *Agent) prepareImage(params json.RawMessage) (string, bool, task.Func, e
 		if err != nil {
 			return nil, err
 		}
-		defer done()
+		defer func() {
+			// What was read has matched its digest: this is no failure.
+			if err := done(); err != nil {
+				a.log.Warn("image cache not closed", "err", err)
+			}
+		}()
 		t.Step(fmt.Sprintf("writing image to %s", root.Path))
-		zero := a.isZero(root)
-		a.setZero(root, false)
+		zero := a.known.of(root).zero
+		a.known.forget(root)
 		report, err := imagecache.Write(ctx, src, img, root.Path, imagecache.WriteOptions{
 			Expect: root.Identity(), AssumeZero: zero, Progress: t.Progress,
 		})
 		if err != nil {
 			return nil, err
 		}
+		a.known.set(root, content{image: img.ID})
 		a.log.Info("image written", "image", img.ID, "disk", root.Path, "serial", root.Serial, "bytes", report.BytesWritten)
 		return map[string]any{"disk": root, "image": img.ID, "written": report}, nil
 	}, nil
@@ -159,21 +190,22 @@ func (a *Agent) source(id string, img *imagecache.Image, hint *teeth.RootDevice)
 		return nil, imagecache.Image{}, nil, err
 	}
 	file, err := cache.Open(id)
-	switch {
-	case err == nil:
-		a.log.Info("image comes from the cache", "image", id, "cache", where)
-		if img == nil {
-			img = &file.Image
+	if err == nil {
+		if img == nil || file.Image.SameFile(*img) {
+			a.log.Info("image comes from the cache", "image", id, "cache", where)
+			return file, file.Image, func() error { return errors.Join(file.Close(), done()) }, nil
 		}
-		return file, *img, func() error { return errors.Join(file.Close(), done()) }, nil
-	case !errors.Is(err, imagecache.ErrNotCached):
-		done()
-		return nil, imagecache.Image{}, nil, err
+		err = errors.Join(fmt.Errorf("%w: another file is, under this id", imagecache.ErrNotCached), file.Close())
 	}
-	done()
-	if img == nil {
+	reason := err
+	switch err := done(); {
+	case !errors.Is(reason, imagecache.ErrNotCached):
+		return nil, imagecache.Image{}, nil, errors.Join(reason, err)
+	case err != nil:
+		return nil, imagecache.Image{}, nil, err
+	case img == nil:
 		return nil, imagecache.Image{}, nil, fmt.Errorf("image %q is not cached: %w", id, errNoImageInfo)
 	}
-	a.log.Info("image comes straight from the network", "image", id, "reason", err)
+	a.log.Info("image comes straight from the network", "image", id, "reason", reason)
 	return imagecache.Fetcher{}.Source(*img), *img, func() error { return nil }, nil
 }

@@ -42,7 +42,7 @@ func (a *Agent) status(ctx context.Context, params json.RawMessage) (any, error)
 	return s, nil
 }
 
-func (a *Agent) inventory(ctx context.Context) (*hwinfo.Inventory, error) {
+func inventory(ctx context.Context) (*hwinfo.Inventory, error) {
 	inv, err := hwinfo.Collect(ctx, hwinfo.Options{})
 	if err != nil {
 		return nil, fmt.Errorf("inventory: %w", err)

@@ -98,7 +98,7 @@ func disk(ctx context.Context, path string, opt Options, r *Report) error {
 	if r.Verify == "" {
 		r.Verify = Full
 	}
-	err := errors.Join(r.Method.check(), r.Verify.check())
+	err := opt.Validate()
 	if err == nil {
 		err = ctx.Err()
 	}
@@ -141,9 +141,12 @@ func open(path string, opt Options, r *Report) (*blockdev.Device, error) {
 	return dev, nil
 }
 
+// Validate returns an error that names a Method or Verify that does not exist.
+func (o Options) Validate() error { return errors.Join(o.Method.check(), o.Verify.check()) }
+
 func (m Method) check() error {
 	switch m {
-	case Auto, ZeroOut, Overwrite:
+	case "", Auto, ZeroOut, Overwrite:
 		return nil
 	}
 	return fmt.Errorf("unknown method %q, use %s, %s or %s", m, Auto, ZeroOut, Overwrite)
@@ -151,7 +154,7 @@ func (m Method) check() error {
 
 func (v Verify) check() error {
 	switch v {
-	case Full, Sample:
+	case "", Full, Sample:
 		return nil
 	}
 	return fmt.Errorf("unknown verification %q, use %s or %s", v, Full, Sample)

@@ -98,7 +98,7 @@ func (p *syncProgress) file(img Image, size int64) func(n int64) {
 // fetch makes sure that img is cached.
 func (c *Cache) fetch(ctx context.Context, img Image, lower, higher []Image, p *syncProgress) error {
 	slot, have, err := c.Store.Open(img.ID)
-	if err == nil && !have.Image.sameFile(img) {
+	if err == nil && !have.Image.SameFile(img) {
 		// The id now means another file.
 		err = errors.Join(slot.Close(), c.Store.Remove(img.ID))
 		if err != nil {

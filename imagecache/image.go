@@ -81,8 +81,8 @@ func (i Image) Validate() error {
 // key is the form of the id that names it in a store.
 func (i Image) key() string { return strings.ToLower(i.ID) }
 
-// sameFile reports whether both images mean one file.
-func (i Image) sameFile(o Image) bool {
+// SameFile reports whether both images mean one file.
+func (i Image) SameFile(o Image) bool {
 	return i.key() == o.key() && i.Format == o.Format && (i.Size == 0 || o.Size == 0 || i.Size == o.Size) &&
 		maps.EqualFunc(i.digester().want, o.digester().want, strings.EqualFold)
 }

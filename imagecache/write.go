@@ -54,7 +54,7 @@ func writeImage(ctx context.Context, src Source, img Image, device string, opt W
 	if err := img.Validate(); err != nil {
 		return WriteReport{}, err
 	}
-	if f, ok := src.(*File); ok && !f.Image.sameFile(img) {
+	if f, ok := src.(*File); ok && !f.Image.SameFile(img) {
 		return WriteReport{}, fmt.Errorf("%w: the cache has another file under this id", ErrNotCached)
 	}
 	d, err := blockdev.OpenTarget(device, opt.Expect, opt.Protected)

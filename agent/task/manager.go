@@ -230,6 +230,17 @@ func (m *Manager) WaitAcknowledged(ctx context.Context, id string) error {
 	}
 }
 
+// State returns the state of a task as it is now.
+func (m *Manager) State(id string) (teeth.State, error) {
+	m.mu.Lock()
+	t := m.find(id)
+	m.mu.Unlock()
+	if t == nil {
+		return "", fmt.Errorf("state of task %q: %w", id, ErrUnknown)
+	}
+	return t.status(time.Now()).State, nil
+}
+
 // Refuse makes Start refuse every new task with ErrBusy and that reason, for
 // instance because the machine is about to reboot. An empty reason ends it.
 func (m *Manager) Refuse(reason string) {

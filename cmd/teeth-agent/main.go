@@ -17,8 +17,6 @@ func main() {
 	if err != nil {
 		boot.LastWords(err)
 	}
-	if err := agent.Run(m, "teeth-agent/"+version); err != nil {
-		boot.LastWords(err)
-	}
+	agent.Run(m, "teeth-agent/"+version)
 	m.Reboot(context.Cause(m.Context()).Error())
 }
