@@ -8,8 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -28,15 +28,14 @@ type bench struct {
 	ended  chan teeth.TaskStatus // final states
 	leaves chan string           // how it would have left
 
-	mu  sync.Mutex
-	nth int
+	nth int // tasks begun by run
 }
 
 func newBench(t *testing.T, disks ...blockdev.Info) *bench {
 	ctx, cancel := context.WithCancel(t.Context())
 	b := &bench{t: t, ended: make(chan teeth.TaskStatus, 64), leaves: make(chan string, 1)}
 	b.Agent = newAgent(&boot.Machine{MAC: "52:54:00:00:00:01", Log: slog.New(slog.DiscardHandler)}, "test")
-	b.disks = func() ([]blockdev.Info, error) { return disks, nil }
+	b.disks = func() ([]blockdev.Info, error) { return slices.Clone(disks), nil }
 	b.inventory = func(context.Context) (*hwinfo.Inventory, error) { return &hwinfo.Inventory{}, nil }
 	b.cacheDir = filepath.Join(t.TempDir(), "images")
 	b.leave = func(taskID, how string) { b.leaves <- taskID + " by " + how }
