@@ -119,7 +119,8 @@ type TaskParams struct {
 }
 
 // DiskEraseParams of decom.disk_erase. Without Disks every attached disk is
-// erased; with Disks exactly those, and a disk that is not there is an error.
+// erased; with Disks exactly those, and a disk that is not there is an error, as
+// is an empty list.
 type DiskEraseParams struct {
 	TaskID string `json:"task_id"`
 	Disks  []Disk `json:"disks,omitempty"`
