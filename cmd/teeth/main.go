@@ -35,6 +35,8 @@ over the network into a small ramdisk, erases its disks and proves it, checks
 firmware and hardware, writes an OS image with a config drive, and boots it.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 control plane not reachable.`,
+		Args:          cobra.ArbitraryArgs, // else cobra complains by itself, as if the work had failed
+		RunE:          needSubcommand,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Version:       version,
