@@ -53,7 +53,7 @@ func (a *Agent) cacheImages(params json.RawMessage) (string, bool, task.Func, er
 		wanted = append(wanted, img)
 	}
 	return p.TaskID, true, func(ctx context.Context, t *task.Task) (_ any, err error) {
-		cache, where, done, err := a.openCache(p.RootDevice)
+		cache, where, done, err := a.openCache(p.RootDevice, imagecache.OpenDisk)
 		if err != nil {
 			return nil, err
 		}
@@ -70,9 +70,12 @@ func (a *Agent) cacheImages(params json.RawMessage) (string, bool, task.Func, er
 	}, nil
 }
 
-// openCache opens the image cache: on the largest disk that is blank or a cache
-// already and that is not the root device, else in memory. It says where.
-func (a *Agent) openCache(hint *teeth.RootDevice) (cache *imagecache.Cache, where string, done func() error, err error) {
+// opener is imagecache.OpenDisk, which makes a blank disk a cache, or ReopenDisk.
+type opener func(path string, expect blockdev.Identity, protected []string) (*imagecache.Disk, error)
+
+// openCache opens the image cache: on the largest disk that open takes and that
+// is not the root device, else in memory. It says where.
+func (a *Agent) openCache(hint *teeth.RootDevice, open opener) (cache *imagecache.Cache, where string, done func() error, err error) {
 	disks, err := a.disks()
 	if err != nil {
 		return nil, "", nil, err
@@ -91,7 +94,7 @@ func (a *Agent) openCache(hint *teeth.RootDevice) (cache *imagecache.Cache, wher
 			continue
 		}
 		a.known.forget(d)
-		store, err := imagecache.OpenDisk(d.Path, d.Identity(), protected)
+		store, err := open(d.Path, d.Identity(), protected)
 		if err == nil {
 			return &imagecache.Cache{Store: store}, d.Path, store.Close, nil
 		}
@@ -185,7 +188,7 @@ func (a *Agent) prepareImage(params json.RawMessage) (string, bool, task.Func, e
 // source returns where to read an image from: the cache if it is there, else the
 // network, and what the image is.
 func (a *Agent) source(id string, img *imagecache.Image, hint *teeth.RootDevice) (imagecache.Source, imagecache.Image, func() error, error) {
-	cache, where, done, err := a.openCache(hint)
+	cache, where, done, err := a.openCache(hint, imagecache.ReopenDisk)
 	if err != nil {
 		return nil, imagecache.Image{}, nil, err
 	}

@@ -246,6 +246,33 @@ func TestPrepareFromNetwork(t *testing.T) {
 	}
 }
 
+// TestDiskCache: only cache_images makes a blank disk a cache.
+func TestDiskCache(t *testing.T) {
+	image, raw, requests := osImage(t)
+	sda, sdb := file(t, "sda", 16*mib, nil), file(t, "sdb", 64*mib, nil)
+	root := map[string]any{"size": sda.Size}
+	b := newBench(t, sda, sdb)
+	if s := b.run(teeth.MethodPrepareImage, map[string]any{"image_id": imageID, "image": image, "root_device": root}); s.State != teeth.Complete {
+		t.Fatalf("%+v", s)
+	}
+	if !bytes.Equal(read(t, sdb.Path), make([]byte, sdb.Size)) {
+		t.Error("preparing an image has written to another disk")
+	}
+	if s := b.run(teeth.MethodCacheImages, map[string]any{"image_ids": []string{imageID}, "images": []any{image}, "root_device": root}); s.State != teeth.Complete {
+		t.Fatalf("%+v", s)
+	}
+	if !bytes.Contains(read(t, sdb.Path), []byte("operating system")) {
+		t.Error("the blank disk is no cache")
+	}
+	fetched := requests.Load()
+	if s := b.run(teeth.MethodPrepareImage, map[string]any{"image_id": imageID, "image": image, "root_device": root}); s.State != teeth.Complete || requests.Load() != fetched {
+		t.Errorf("%d requests more: %+v", requests.Load()-fetched, s)
+	}
+	if got := read(t, sda.Path); !bytes.Equal(got[:len(raw)], raw) {
+		t.Error("the disk does not hold the image")
+	}
+}
+
 func TestCacheNeedsTheRightRootDevice(t *testing.T) {
 	image, _, _ := osImage(t)
 	blank := file(t, "sda", 64*mib, nil)

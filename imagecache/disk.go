@@ -37,22 +37,34 @@ type Disk struct {
 // blank one, whose first and last MiB are zero, and refuses any other, so that
 // it never destroys data. The disk stays open exclusively until Close.
 func OpenDisk(path string, expect blockdev.Identity, protected []string) (*Disk, error) {
+	return openDisk(path, expect, protected, true)
+}
+
+// ReopenDisk is OpenDisk for reading what was cached: it leaves a blank disk
+// blank, with an error that wraps ErrNotCached.
+func ReopenDisk(path string, expect blockdev.Identity, protected []string) (*Disk, error) {
+	return openDisk(path, expect, protected, false)
+}
+
+func openDisk(path string, expect blockdev.Identity, protected []string, format bool) (*Disk, error) {
 	d, err := blockdev.OpenTarget(path, expect, protected)
 	if err != nil {
 		return nil, fmt.Errorf("image cache: %w", err)
 	}
 	s := &Disk{d: d}
-	if err := s.open(path); err != nil {
+	if err := s.open(path, format); err != nil {
 		d.Close()
 		return nil, fmt.Errorf("image cache on disk %s: %w", path, err)
 	}
 	return s, nil
 }
 
-func (s *Disk) open(path string) error {
+func (s *Disk) open(path string, format bool) error {
 	size, sector := s.d.Info.Size, int64(s.d.Info.LogicalBlock)
 	table, err := partition.ReadGPT(s.d, size, sector)
 	switch {
+	case errors.Is(err, partition.ErrNoTable) && !format:
+		return fmt.Errorf("%w: it has no partition table", ErrNotCached)
 	case errors.Is(err, partition.ErrNoTable):
 		if table, err = s.format(size, sector); err != nil {
 			return err
