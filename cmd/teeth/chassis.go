@@ -35,11 +35,7 @@ func chassisList(conn *connection) *cobra.Command {
 		Use:   "list",
 		Short: "List all chassis",
 		Args:  args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := conn.dial()
-			if err != nil {
-				return err
-			}
+		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			all, err := c.ListChassis(cmd.Context())
 			if err != nil {
 				return err
@@ -50,7 +46,7 @@ func chassisList(conn *connection) *cobra.Command {
 					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s ago\n", short(ch.ID), ch.State, ch.Serial, ch.MAC, ch.Address, age(ch.LastSeen))
 				}
 			})
-		},
+		}),
 	}
 }
 
@@ -60,11 +56,7 @@ func chassisShow(conn *connection) *cobra.Command {
 		Short: "Show a chassis, what it is made of and how it booted",
 		Long:  chassisHelp,
 		Args:  args(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, a []string) error {
-			c, err := conn.dial()
-			if err != nil {
-				return err
-			}
+		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
 			ch, err := c.Chassis(cmd.Context(), a[0])
 			if err != nil {
 				return err
@@ -76,7 +68,7 @@ func chassisShow(conn *connection) *cobra.Command {
 				}
 			}
 			return conn.print(cmd.OutOrStdout(), ch, func(w *tabwriter.Writer) { showChassis(w, ch, inv) })
-		},
+		}),
 	}
 }
 
@@ -114,23 +106,20 @@ func chassisWatch(conn *connection) *cobra.Command {
 		Short: "Print what happens to a chassis, as it happens",
 		Long:  chassisHelp,
 		Args:  args(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, a []string) error {
-			c, err := conn.dial()
-			if err != nil {
-				return err
-			}
+		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
 			ch, err := c.Chassis(cmd.Context(), a[0])
 			if err != nil {
 				return err
 			}
 			return c.Watch(cmd.Context(), client.Filter{Chassis: ch.ID}, printEvent(cmd.OutOrStdout()))
-		},
+		}),
 	}
 }
 
 func chassisDecommission(conn *connection) *cobra.Command {
 	var in client.Decommission
 	var specFile string
+	var minimums []string
 	var wait bool
 	cmd := &cobra.Command{
 		Use:   "decommission CHASSIS",
@@ -145,6 +134,9 @@ A chassis that is away is decommissioned when it next boots into the ramdisk.`,
 					return usageError{err}
 				}
 				in.Spec = b
+			}
+			if err := readFirmware(&in, minimums); err != nil {
+				return usageError{err}
 			}
 			c, err := conn.dial()
 			if err != nil {
@@ -162,6 +154,7 @@ A chassis that is away is decommissioned when it next boots into the ramdisk.`,
 	f.StringVar(&in.Method, "method", "auto", "auto, zeroout or overwrite")
 	f.StringVar(&in.Verify, "verify", "full", "read back: full or sample")
 	f.StringSliceVar(&in.Steps, "steps", []string{"erase", "firmware", "qc"}, "what is done, in this order")
+	f.StringArrayVar(&minimums, "firmware", nil, "COMPONENT[/MODEL]=VERSION: oldest version allowed of bios, bmc, nvme, disk or nic (repeatable)")
 	f.StringVar(&specFile, "spec", "", "file with the spec, in JSON, that quality control compares with")
 	f.BoolVar(&wait, "wait", false, "wait until it is done, with live progress")
 	return cmd
@@ -213,6 +206,20 @@ func chassisProvision(conn *connection) *cobra.Command {
 	f.StringVar(&in.Boot, "boot", "auto", "auto (kexec if possible, else reboot), kexec or reboot")
 	f.BoolVar(&wait, "wait", false, "wait until the installed system is set running, with live progress")
 	return cmd
+}
+
+// readFirmware takes COMPONENT[/MODEL]=VERSION apart. A model may hold any
+// character but "=".
+func readFirmware(in *client.Decommission, minimums []string) error {
+	for _, m := range minimums {
+		what, version, ok := strings.Cut(m, "=")
+		component, model, _ := strings.Cut(what, "/")
+		if !ok || component == "" || version == "" {
+			return fmt.Errorf("--firmware %q: write COMPONENT=VERSION or COMPONENT/MODEL=VERSION, e.g. bios=2.10.0", m)
+		}
+		in.Firmware = append(in.Firmware, teeth.FirmwareItem{Component: component, Model: model, Minimum: version})
+	}
+	return nil
 }
 
 func readKeys(in *client.Provision, names []string) error {

@@ -45,6 +45,17 @@ func (c *connection) dial() (*client.Client, error) {
 	return client.New(conf)
 }
 
+// with makes run a command's function, given the client.
+func (c *connection) with(run func(*cobra.Command, *client.Client, []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, a []string) error {
+		cl, err := c.dial()
+		if err != nil {
+			return err
+		}
+		return run(cmd, cl, a)
+	}
+}
+
 // print shows v as JSON, or what rows writes as a table.
 func (c *connection) print(w io.Writer, v any, rows func(*tabwriter.Writer)) error {
 	if c.output == "json" {

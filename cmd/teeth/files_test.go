@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/teeth-metal/teeth/controlplane/client"
+	"github.com/teeth-metal/teeth/wire/teeth"
 )
 
 func TestDescribeImage(t *testing.T) {
@@ -98,5 +99,21 @@ func write(t *testing.T, name, content string) {
 	t.Helper()
 	if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestReadFirmware(t *testing.T) {
+	var in client.Decommission
+	if err := readFirmware(&in, []string{"bios=2.10.0", "nic/ice 8086:1592=4.40"}); err != nil {
+		t.Fatal(err)
+	}
+	want := []teeth.FirmwareItem{{Component: "bios", Minimum: "2.10.0"}, {Component: "nic", Model: "ice 8086:1592", Minimum: "4.40"}}
+	if !slices.Equal(in.Firmware, want) {
+		t.Errorf("got %+v, want %+v", in.Firmware, want)
+	}
+	for _, bad := range []string{"bios", "=1", "bios=", "/x=1", ""} {
+		if err := readFirmware(&in, []string{bad}); err == nil {
+			t.Errorf("%q was accepted", bad)
+		}
 	}
 }

@@ -107,17 +107,13 @@ func imageList(conn *connection) *cobra.Command {
 		Use:   "list",
 		Short: "List images",
 		Args:  args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := conn.dial()
-			if err != nil {
-				return err
-			}
+		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			all, err := c.ListImages(cmd.Context())
 			if err != nil {
 				return err
 			}
 			return conn.print(cmd.OutOrStdout(), all, func(w *tabwriter.Writer) { imageRows(w, all) })
-		},
+		}),
 	}
 }
 
@@ -133,12 +129,8 @@ func imageRemove(conn *connection) *cobra.Command {
 		Use:   "remove IMAGE",
 		Short: "Delete an image that no unfinished task needs",
 		Args:  args(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, a []string) error {
-			c, err := conn.dial()
-			if err != nil {
-				return err
-			}
+		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
 			return c.RemoveImage(cmd.Context(), a[0])
-		},
+		}),
 	}
 }

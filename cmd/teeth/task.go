@@ -25,11 +25,7 @@ func taskList(conn *connection) *cobra.Command {
 		Use:   "list",
 		Short: "List tasks, newest first",
 		Args:  args(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := conn.dial()
-			if err != nil {
-				return err
-			}
+		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, _ []string) error {
 			if chassis != "" {
 				ch, err := c.Chassis(cmd.Context(), chassis)
 				if err != nil {
@@ -47,7 +43,7 @@ func taskList(conn *connection) *cobra.Command {
 					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.0f\t%s ago\t%s\n", short(t.ID), short(t.Chassis), t.Method, t.State, t.Percent, age(t.Created), live.Printable(t.Msg))
 				}
 			})
-		},
+		}),
 	}
 	cmd.Flags().StringVar(&chassis, "chassis", "", "only those of this chassis")
 	cmd.Flags().IntVar(&limit, "limit", 50, "at most so many; 0 is all")
@@ -59,11 +55,7 @@ func taskShow(conn *connection) *cobra.Command {
 		Use:   "show TASK",
 		Short: "Show a task and what it produced",
 		Args:  args(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, a []string) error {
-			c, err := conn.dial()
-			if err != nil {
-				return err
-			}
+		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
 			t, err := c.Task(cmd.Context(), a[0])
 			if err != nil {
 				return err
@@ -72,7 +64,7 @@ func taskShow(conn *connection) *cobra.Command {
 				fmt.Fprintf(w, "id\t%s\nchassis\t%s\nmethod\t%s\nstate\t%s\npercent\t%.1f\nstep\t%s\nmessage\t%s\nresult\t%s\n",
 					t.ID, t.Chassis, t.Method, t.State, t.Percent, live.Printable(t.Step), live.Printable(t.Msg), live.Printable(string(t.Result)))
 			})
-		},
+		}),
 	}
 }
 
@@ -81,17 +73,13 @@ func taskWatch(conn *connection) *cobra.Command {
 		Use:   "watch TASK",
 		Short: "Follow a task, and those that belong to it, to the end",
 		Args:  args(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, a []string) error {
-			c, err := conn.dial()
-			if err != nil {
-				return err
-			}
+		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
 			t, err := c.Task(cmd.Context(), a[0])
 			if err != nil {
 				return err
 			}
 			return started(cmd, conn, c, client.Run{ID: t.Run}, true)
-		},
+		}),
 	}
 }
 
@@ -100,11 +88,7 @@ func taskCancel(conn *connection) *cobra.Command {
 		Use:   "cancel TASK",
 		Short: "Cancel a task and those that wait for it",
 		Args:  args(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, a []string) error {
-			c, err := conn.dial()
-			if err != nil {
-				return err
-			}
+		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
 			t, err := c.CancelTask(cmd.Context(), a[0])
 			if err != nil {
 				return err
@@ -112,6 +96,6 @@ func taskCancel(conn *connection) *cobra.Command {
 			return conn.print(cmd.OutOrStdout(), t, func(w *tabwriter.Writer) {
 				fmt.Fprintf(w, "%s\t%s\t%s\n", short(t.ID), t.Method, t.State)
 			})
-		},
+		}),
 	}
 }

@@ -128,7 +128,7 @@ type DiskEraseParams struct {
 	Verify string `json:"verify,omitempty"` // "full" (default), "sample"
 }
 
-// FirmwareItem is one wanted version. Component is "bios", "bmc", "nvme" or
+// FirmwareItem is one wanted version. Component is "bios", "bmc", "nvme", "disk" or
 // "nic"; Model narrows it to devices whose model contains it.
 type FirmwareItem struct {
 	Component string `json:"component"`
