@@ -165,7 +165,9 @@ func (m *machine) include(name string, args []string) error {
 		return err
 	}
 	// GRUB prints that it cannot read the file, and goes on.
-	m.unread = errors.Join(m.unread, fmt.Errorf("%s %.200s: %w", name, file, err))
+	if m.unread == nil {
+		m.unread = fmt.Errorf("%s %.200s: %w", name, file, err)
+	}
 	m.ok(false)
 	return nil
 }
@@ -317,8 +319,11 @@ func (m *machine) initrd(name string, args []string) {
 	m.ok(len(args) > 0)
 }
 
+// fail keeps the first error only: a script can fail a hundred thousand times.
 func (m *machine) fail(err error) {
-	m.failed = errors.Join(m.failed, err)
+	if m.failed == nil {
+		m.failed = err
+	}
 	m.ok(false)
 }
 

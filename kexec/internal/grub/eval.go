@@ -50,8 +50,8 @@ type machine struct {
 	linux   *File
 	initrds []File
 	cmdline string
-	failed  error  // a linux or initrd command that could not do its work
-	unread  error  // configuration files that could not be run
+	failed  error  // the first linux or initrd command that could not do its work
+	unread  error  // the first configuration file that could not be run
 	other   string // a command that starts something else
 
 	scopes, loops                      int // functions and loops that are being run

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -186,4 +187,37 @@ func FuzzParseEnv(f *testing.F) {
 			t.Fatal("variables of no block")
 		}
 	})
+}
+
+// Failures and fields repeated without end cost neither the memory nor the time
+// that their text, joined, would take.
+func TestRepeatedTextBounded(t *testing.T) {
+	long := strings.Repeat("x", 30000)
+	for name, files := range map[string]map[string]string{
+		"failing initrd":  {"g": "menuentry x {\n" + strings.Repeat("initrd /none\n", 20000) + "}\n"},
+		"long names":      {"g": "set a=" + long + "\nmenuentry x { while true; do initrd /$a; done; }\n"},
+		"unread files":    {"g": strings.Repeat("source /none\n", 20000)},
+		"unread devices":  {"g": strings.Repeat("source (hd7)/none\n", 20000)},
+		"options of BLS":  {"g": "set a=" + long + "\nblscfg\n", "loader/entries/x.conf": "linux /k\n" + strings.Repeat("options $a\n", 5000)},
+		"initrds of BLS":  {"g": "set a='" + strings.Repeat("/k ", 10000) + "'\nblscfg\n", "loader/entries/x.conf": "linux /k\n" + strings.Repeat("initrd $a\n", 32)},
+		"nested unread":   {"g": strings.Repeat("configfile /none\n", 20000) + "menuentry x { linux /none; }"},
+		"endless kernels": {"g": "menuentry x { while true; do linux /none; done; }"},
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		vols := volumes(files)
+		start := time.Now()
+		_, err := Run(context.Background(), vols, vols[0], "g", "pc")
+		runtime.ReadMemStats(&after)
+		if err == nil {
+			t.Errorf("%s: no error", name)
+			continue
+		}
+		if n := len(err.Error()); n > 200<<10 {
+			t.Errorf("%s: an error of %d bytes", name, n)
+		}
+		if n := after.TotalAlloc - before.TotalAlloc; n > 1<<30 {
+			t.Errorf("%s: %d MiB allocated in %v", name, n>>20, time.Since(start))
+		}
+	}
 }

@@ -177,9 +177,10 @@ func (m *machine) bootBLS(e menuEntry, title string) (*Choice, error) {
 // fields replaces $variables in the values of a BLS field and splits them.
 func (m *machine) fields(values []string) ([]string, error) {
 	var out []string
+	total := 0
 	for _, v := range values {
 		text := ExpandVariables(v, m.vars)
-		if len(text) > maxText {
+		if total += len(text); total > maxText {
 			return nil, fmt.Errorf("%w: a field longer than %d bytes", errLimit, maxText)
 		}
 		out = append(out, strings.Fields(text)...)
