@@ -152,7 +152,8 @@ func (a *Authority) certificate() (*tls.Certificate, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.now()
-	if a.leaf != nil && now.Before(a.leaf.Leaf.NotAfter.Add(-renewBefore)) {
+	// A clock that was ahead and has been set back leaves one that nobody accepts yet.
+	if a.leaf != nil && now.After(a.leaf.Leaf.NotBefore) && now.Before(a.leaf.Leaf.NotAfter.Add(-renewBefore)) {
 		return a.leaf, nil
 	}
 	leaf, err := a.issue(now)

@@ -140,3 +140,19 @@ func TestEqual(t *testing.T) {
 		t.Error("Equal does not compare")
 	}
 }
+
+// A server that starts with a clock that is ahead must not keep a certificate
+// that nobody accepts once the clock has been set right.
+func TestClockSetBack(t *testing.T) {
+	a := authority(t, t.TempDir())
+	right := time.Now()
+	now := right.Add(60 * 24 * time.Hour)
+	a.now = func() time.Time { return now }
+	if _, err := a.certificate(); err != nil {
+		t.Fatal(err)
+	}
+	now = right
+	if c, err := a.certificate(); err != nil || c.Leaf.NotBefore.After(now) {
+		t.Errorf("valid only from %v, and it is %v: %v", c.Leaf.NotBefore, now, err)
+	}
+}
