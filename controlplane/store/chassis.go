@@ -221,7 +221,8 @@ func (s *Store) Chassis(ctx context.Context, id string) (Chassis, error) {
 }
 
 // FindChassis returns the one chassis that ref means: its id, name, MAC address,
-// serial number or SMBIOS UUID in whole, or else the beginning of its id.
+// serial number or SMBIOS UUID in whole, or the beginning of its id. What an
+// agent says of itself yields to the id and the name, which it cannot choose.
 func (s *Store) FindChassis(ctx context.Context, ref string) (Chassis, error) {
 	lower := strings.ToLower(strings.TrimSpace(ref))
 	if lower == "" || len(lower) > 256 {
@@ -232,9 +233,10 @@ func (s *Store) FindChassis(ctx context.Context, ref string) (Chassis, error) {
 		sql  string
 		args []any
 	}{
-		{`c.id = ? OR LOWER(c.name) = ? OR c.mac = ? OR LOWER(c.serial) = ? OR LOWER(c.uuid) = ? OR c.macs LIKE ? ESCAPE '!'`,
-			[]any{lower, lower, strings.ReplaceAll(lower, "-", ":"), lower, lower, "%" + list + "%"}},
-		{`c.id LIKE ? ESCAPE '!'`, []any{likeEscape(lower) + "%"}},
+		{`c.id = ?`, []any{lower}},
+		{`LOWER(c.name) = ?`, []any{lower}},
+		{`c.mac = ? OR LOWER(c.serial) = ? OR LOWER(c.uuid) = ? OR c.macs LIKE ? ESCAPE '!' OR c.id LIKE ? ESCAPE '!'`,
+			[]any{strings.ReplaceAll(lower, "-", ":"), lower, lower, "%" + list + "%", likeEscape(lower) + "%"}},
 	} {
 		found, err := s.chassisWhere(ctx, where.sql+` LIMIT 2`, true, where.args...)
 		switch {
