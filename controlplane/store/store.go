@@ -180,15 +180,17 @@ func (s *Store) commit(first op) {
 	}
 	t := &tx{Tx: sqlTx, rev: s.rev, now: time.Now().UnixMilli()}
 	var accepted []op
+	undone := false
 	run := func(o op) {
 		if err := t.isolated(o.do); err != nil {
+			undone = errors.Is(err, errUndone)
 			o.done <- err
 			return
 		}
 		accepted = append(accepted, o)
 	}
 	run(first)
-	for more := true; more && len(accepted) < maxBatch; {
+	for more := true; more && !undone && len(accepted) < maxBatch; {
 		select {
 		case o := <-s.ops:
 			run(o)
@@ -196,7 +198,10 @@ func (s *Store) commit(first op) {
 			more = false
 		}
 	}
-	if err = sqlTx.Commit(); err != nil {
+	if undone {
+		sqlTx.Rollback()
+		err = fmt.Errorf("store: a write of the same transaction failed: %w", errUndone)
+	} else if err = sqlTx.Commit(); err != nil {
 		sqlTx.Rollback()
 		err = fmt.Errorf("store: commit: %w", err)
 	} else if t.rev > s.rev {
@@ -210,6 +215,11 @@ func (s *Store) commit(first op) {
 		o.done <- err
 	}
 }
+
+// errUndone is a failure, of the disk mostly, on which SQLite has rolled back the
+// whole transaction. A write after it would be committed on its own, and not be
+// known to be.
+var errUndone = errors.New("the transaction was rolled back")
 
 func (t *tx) isolated(do func(*tx) error) (err error) {
 	if _, err := t.Exec(`SAVEPOINT op`); err != nil {
@@ -225,7 +235,8 @@ func (t *tx) isolated(do func(*tx) error) (err error) {
 			}
 		}
 		if _, e := t.Exec(`ROLLBACK TO SAVEPOINT op`); e != nil {
-			err = errors.Join(err, e)
+			err = errors.Join(err, errUndone, e)
+			return
 		}
 		t.Exec(`RELEASE SAVEPOINT op`)
 	}()
