@@ -489,6 +489,23 @@ func TestImageInUseStays(t *testing.T) {
 	}
 }
 
+// An image may be removed between the look at it and the run that needs it.
+func TestRunOfARemovedImage(t *testing.T) {
+	s := newStore(t)
+	c := connect(t, s, "52:54:00:00:00:01")
+	plan := steps(teeth.MethodCacheImages)
+	plan[0].Image = "5f2f0c5c-6a53-4dc5-9d8c-2f5f2b1a0c11"
+	if r, err := s.CreateRun(t.Context(), c.ID, "provision", plan); !errors.Is(err, ErrNotFound) {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if err := s.AddImage(t.Context(), Image{ID: plan[0].Image, Name: "debian"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.CreateRun(t.Context(), c.ID, "provision", plan); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestPaging(t *testing.T) {
 	s := newStore(t)
 	ctx := t.Context()

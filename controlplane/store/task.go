@@ -68,6 +68,8 @@ type Run struct {
 type Step struct {
 	Method string
 	Params func(taskID string) (any, error)
+	// Image, if set, is the id of an image that must be there when the run is created.
+	Image string
 	// PhoneHome, if set, is a secret by which the installed system will report
 	// that it is up (see PhoneHome).
 	PhoneHome string
@@ -133,6 +135,16 @@ func (s *Store) CreateRun(ctx context.Context, chassis, kind string, steps []Ste
 		}
 		if _, err := t.Exec(`INSERT INTO runs (id, chassis, kind, created) VALUES (?, ?, ?, ?)`, run, chassis, kind, t.now); err != nil {
 			return err
+		}
+		for _, step := range steps {
+			if step.Image == "" {
+				continue
+			}
+			var there int
+			err := t.QueryRow(`SELECT COUNT(*) FROM images WHERE id = ?`, step.Image).Scan(&there)
+			if err != nil || there == 0 {
+				return errors.Join(err, fmt.Errorf("image %s was removed meanwhile: %w", step.Image, ErrNotFound))
+			}
 		}
 		var after sql.NullString
 		for i, r := range rows {

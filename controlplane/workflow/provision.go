@@ -84,7 +84,7 @@ func (e *Engine) Provision(ctx context.Context, c store.Chassis, o Provision) (s
 		Hashes: map[string]string{"sha256": img.SHA256}, Format: img.Format, Size: img.Size,
 	}
 	run, err := e.create(ctx, c, KindProvision, []store.Step{
-		{Method: teeth.MethodCacheImages, Params: func(id string) (any, error) {
+		{Method: teeth.MethodCacheImages, Image: img.ID, Params: func(id string) (any, error) {
 			return teeth.CacheImagesParams{TaskID: id, ImageIDs: []string{img.ID}, Images: []teeth.Image{source}, RootDevice: root}, nil
 		}},
 		{Method: teeth.MethodPrepareImage, Params: func(id string) (any, error) {
