@@ -111,13 +111,20 @@ func (s *Store) start(ctx context.Context) error {
 	if err := migrate(ctx, s.w); err != nil {
 		return err
 	}
-	if _, err := s.w.ExecContext(ctx, `UPDATE chassis SET connected = 0, session = '' WHERE connected <> 0`); err != nil {
-		return err
-	}
-	return s.w.QueryRowContext(ctx, `SELECT MAX(rev) FROM (
+	var connected int64
+	err := s.w.QueryRowContext(ctx, `SELECT MAX(rev), (SELECT COUNT(*) FROM chassis WHERE connected <> 0) FROM (
 		SELECT COALESCE(MAX(rev), 0) AS rev FROM chassis UNION ALL
 		SELECT COALESCE(MAX(rev), 0) FROM tasks UNION ALL
-		SELECT COALESCE(MAX(rev), 0) FROM events) AS revisions`).Scan(&s.rev)
+		SELECT COALESCE(MAX(rev), 0) FROM events) AS revisions`).Scan(&s.rev, &connected)
+	if err != nil {
+		return err
+	}
+	// Watchers that come back are to hear of it, so it has revisions of its own.
+	_, err = s.w.ExecContext(ctx, `UPDATE chassis SET connected = 0, session = '', rev = ? + n.number
+		FROM (SELECT id, ROW_NUMBER() OVER (ORDER BY id) AS number FROM chassis WHERE connected <> 0) AS n
+		WHERE chassis.id = n.id`, s.rev)
+	s.rev += connected
+	return err
 }
 
 // Close waits for writes under way and closes the database.

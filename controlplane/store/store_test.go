@@ -329,7 +329,8 @@ func TestReopenKeepsEverything(t *testing.T) {
 		t.Errorf("write after Close: %v", err)
 	}
 	s = open(t, path)
-	if got, _ := s.Revision(); got != rev {
+	// That the chassis is not connected any more is one change.
+	if got, _ := s.Revision(); got != rev+1 {
 		t.Errorf("revision %d after reopening, was %d", got, rev)
 	}
 	if got, err := s.Chassis(t.Context(), c.ID); err != nil || got.Connected || got.OpenRun != r.ID {
@@ -337,6 +338,34 @@ func TestReopenKeepsEverything(t *testing.T) {
 	}
 	if open, err := s.ChassisWithOpenTasks(t.Context()); err != nil || len(open) != 1 {
 		t.Errorf("open tasks after reopening: %v, %v", open, err)
+	}
+}
+
+// A chassis that a restart has disconnected has changed, and watchers that come
+// back hear of it.
+func TestRestartIsAChange(t *testing.T) {
+	path := t.TempDir() + "/teeth.db"
+	s := open(t, path)
+	a, b := connect(t, s, "52:54:00:00:00:01"), connect(t, s, "52:54:00:00:00:02")
+	since, _ := s.Revision()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = open(t, path)
+	var got []string
+	revs := map[int64]bool{}
+	changes, _, err := s.Changes(t.Context(), since, Filter{}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ch := range changes {
+		if ch.Chassis != nil && !ch.Chassis.Connected {
+			got = append(got, ch.Chassis.ID)
+			revs[ch.Rev] = true
+		}
+	}
+	if len(got) != 2 || len(revs) != 2 {
+		t.Errorf("changes since the restart: %v at %v, want %s and %s", got, revs, a.ID, b.ID)
 	}
 }
 
