@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -258,5 +259,42 @@ func TestFindNeedsADisk(t *testing.T) {
 	_, err := Find(context.Background(), file, Options{})
 	if err == nil || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), "not a block device") || errors.Is(err, ErrNoTarget) {
 		t.Errorf("plain file: %v", err)
+	}
+}
+
+// Names on a hostile disk may be long and many: neither what was passed over nor
+// what is looked at grows with them.
+func TestHostileEntriesBounded(t *testing.T) {
+	long := strings.Repeat("x", 60000)
+	names := strings.Repeat("/i ", 20000)
+	env := "# GRUB Environment Block\ni=" + names
+	for name, files := range map[string]fstest.MapFS{
+		"long paths": {"loader/loader.conf": {}, "loader/entries/a.conf": {Data: []byte("linux /" + long)}},
+		"initrds": {"loader/loader.conf": {}, "k": {Data: fakeKernel()}, "i": {Data: []byte("x")}, "grub/grubenv": {Data: []byte(env)},
+			"loader/entries/a.conf": {Data: []byte("linux /k\n" + strings.Repeat("initrd $i\n", 32))}},
+	} {
+		_, err := FindIn(context.Background(), []Partition{{FS: files, Device: "/dev/sda1", FSType: "vfat"}})
+		if !errors.Is(err, ErrNoTarget) || len(fmt.Sprint(err)) > 4096 {
+			t.Errorf("%s: error of %d bytes: %.300v", name, len(fmt.Sprint(err)), err)
+		}
+	}
+	// Entries of 64 KiB, as many as a directory may hold, on several partitions.
+	entry := &fstest.MapFile{Data: []byte("title " + long)}
+	tree := fstest.MapFS{}
+	for i := range 300 {
+		tree[fmt.Sprintf("loader/entries/%d.conf", i)] = entry
+	}
+	var parts []Partition
+	for i := range 8 {
+		parts = append(parts, Partition{FS: tree, Device: fmt.Sprintf("/dev/sda%d", i+1), FSType: "vfat"})
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if _, err := FindIn(context.Background(), parts); !errors.Is(err, ErrNoTarget) {
+		t.Errorf("error: %v", err)
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 200<<20 {
+		t.Errorf("%d MiB allocated", n>>20)
 	}
 }

@@ -13,6 +13,11 @@ import (
 	"github.com/teeth-metal/teeth/kexec/internal/rootfs"
 )
 
+const (
+	maxInitrds = 64  // files of one entry
+	maxUKIs    = 128 // looked at on all file systems; each may keep 2 * maxText bytes
+)
+
 func sorted(names []string) []string { slices.Sort(names); return names }
 
 func isEFI(name string) bool { return strings.EqualFold(path.Ext(name), ".efi") }
@@ -35,6 +40,7 @@ type candidate struct {
 // and UKIs on the EFI system partition and the extended boot loader partition.
 func (f *finder) systemdBoot() (*Target, error) {
 	installed := false
+	f.ukisRead = 0
 	var list []candidate
 	for i := range f.parts {
 		p := &f.parts[i]
@@ -56,6 +62,7 @@ func (f *finder) systemdBoot() (*Target, error) {
 // bareEntries looks at entries and UKIs that lie there with no loader that we
 // know.
 func (f *finder) bareEntries() (*Target, error) {
+	f.ukisRead = 0
 	var list []candidate
 	for i := range f.parts {
 		p := &f.parts[i]
@@ -94,6 +101,10 @@ func (f *finder) ukis(p *Partition) []candidate {
 			continue
 		}
 		file := "EFI/Linux/" + n
+		if f.ukisRead++; f.ukisRead > maxUKIs {
+			f.skip(p, fmt.Errorf("%s: more than %d UKIs, the rest is left out", file, maxUKIs))
+			break
+		}
 		u, err := readUKI(p.FS, file)
 		switch {
 		case err != nil:
@@ -204,6 +215,9 @@ func (f *finder) target(c candidate) (*Target, error) {
 	}
 	for _, line := range c.Initrds {
 		for _, name := range strings.Fields(expand(line)) {
+			if len(t.Initrds) == maxInitrds {
+				return nil, fmt.Errorf("more than %d initrds", maxInitrds)
+			}
 			file, p, err := c.find(name)
 			if err != nil {
 				return nil, err

@@ -103,11 +103,15 @@ type finder struct {
 	ctx     context.Context
 	parts   []Partition
 	skipped []string
+
+	ukisRead int
 }
 
+// skip notes why something on p was passed over, in as few words as a log bears:
+// the error may quote a name that fills a file.
 func (f *finder) skip(p *Partition, err error) {
 	if len(f.skipped) < 100 {
-		f.skipped = append(f.skipped, fmt.Sprintf("%s: %v", p.Device, err))
+		f.skipped = append(f.skipped, fmt.Sprintf("%s: %.400v", p.Device, err))
 	}
 }
 

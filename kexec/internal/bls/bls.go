@@ -16,7 +16,8 @@ import (
 )
 
 const (
-	maxEntry   = 64 << 10 // bytes of one entry file
+	maxEntry   = 64 << 10  // bytes of one entry file
+	maxDir     = 256 << 10 // bytes of all entry files in a directory; real ones are half a kilobyte each
 	maxInitrds = 32
 )
 
@@ -101,6 +102,7 @@ func ReadDir(fsys fs.FS, dir string) (entries []Entry, skipped []error, err erro
 		return nil, nil, err
 	}
 	slices.Sort(names)
+	total := 0
 	for _, name := range names {
 		if !strings.HasSuffix(name, ".conf") || name[0] == '.' {
 			continue
@@ -110,6 +112,10 @@ func ReadDir(fsys fs.FS, dir string) (entries []Entry, skipped []error, err erro
 		if err != nil {
 			skipped = append(skipped, fmt.Errorf("boot entry: %w", err))
 			continue
+		}
+		if total += len(text); total > maxDir {
+			skipped = append(skipped, fmt.Errorf("boot entries in %s: more than %d bytes, from %s on they are left out", dir, maxDir, name))
+			break
 		}
 		entries = append(entries, Parse(name, text))
 	}
