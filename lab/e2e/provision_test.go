@@ -56,6 +56,7 @@ func TestLife(t *testing.T) {
 		{"image with a wrong digest is refused and nothing is written", wrongDigest},
 		{"power cut while the image is written", powerCut},
 		{"Debian reads the config drive and calls back", inService},
+		{"a chassis in service boots its disk", bootsItsDisk},
 		{"decommissioned, nothing is left", decommissioned},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(t, e) }) {
@@ -313,6 +314,25 @@ func inService(t *testing.T, e *estateOfOne) {
 	}
 	if _, err := e.WaitChassis(ctx, "LAB-LIFE", func(ch client.Chassis) bool { return ch.State == "in_service" }); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// bootsItsDisk takes the power away and gives it back: the boot script must send
+// the chassis to its own boot loader, which kexec has passed by until now.
+func bootsItsDisk(t *testing.T, e *estateOfOne) {
+	if err := e.chassis.PowerCut(); err != nil {
+		t.Fatal(err)
+	}
+	st, err := os.Stat(e.chassis.SerialLog())
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.on(t)
+	if _, err := e.chassis.ExpectSerial(within(t, 4*time.Minute), st.Size(), "e2e-host login:"); err != nil {
+		t.Fatal(err)
+	}
+	if ch, err := e.Chassis(t.Context(), "LAB-LIFE"); err != nil || ch.Connected || ch.State != "in_service" {
+		t.Errorf("chassis is %+v, %v; want it in service, its agent gone", ch.State, err)
 	}
 }
 
