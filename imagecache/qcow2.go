@@ -13,6 +13,8 @@ import (
 	"github.com/lima-vm/go-qcow2reader/image"
 	"github.com/lima-vm/go-qcow2reader/image/qcow2"
 	"github.com/lima-vm/go-qcow2reader/log"
+
+	"github.com/teeth-metal/teeth/blockdev"
 )
 
 func init() {
@@ -105,6 +107,9 @@ func checkQCOW2(r io.ReaderAt, fileSize, maxSize int64) error {
 // copyQCOW2 hands every extent of q to the sink. report gets bytes of the disk.
 func copyQCOW2(ctx context.Context, q *qcow2.Qcow2, out *sink, report func(done, total int64)) error {
 	const step = 1 << 30 // so that cancelling is prompt
+	// A cluster may be smaller than what the sink can write by itself. Extents
+	// are cut to whole units, and one smaller than that is read with its neighbours.
+	unit := max(int64(out.d.Info.LogicalBlock), blockdev.Alignment)
 	size := q.Size()
 	for at := int64(0); at < size; {
 		if err := ctx.Err(); err != nil {
@@ -118,6 +123,12 @@ func copyQCOW2(ctx context.Context, q *qcow2.Qcow2, out *sink, report func(done,
 			return fmt.Errorf("qcow2: no clusters at %d", at)
 		}
 		end := min(at+e.Length, size)
+		if end < size && (end-at)%unit != 0 {
+			end -= (end - at) % unit
+			if end == at {
+				end, e.Zero = min(at+unit, size), false
+			}
+		}
 		if e.Zero {
 			if err := out.zero(ctx, at, end-at); err != nil {
 				return err

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/teeth-metal/teeth/blockdev"
 )
 
 // sealHeader is a header with a right checksum around text.
@@ -126,4 +128,47 @@ func FuzzQCOW2(f *testing.F) {
 			at += n
 		}
 	})
+}
+
+// Clusters smaller than a sector of the disk must not be written one by one: each
+// would be filled up with zeros over the next one.
+func TestQCOW2ClustersBelowSector(t *testing.T) {
+	raw := random(1, mib)
+	for at := 0; at < len(raw); at += 3 * 512 {
+		clear(raw[at:min(at+512, len(raw))])
+	}
+	file := qcow(t, raw, "-o", "cluster_size=512", "-S", "512")
+	q, err := openQCOW2(bytes.NewReader(file), int64(len(file)), mib)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, err := q.Extent(0, mib); err != nil || e.Length != 512 {
+		t.Fatalf("qemu-img made an extent of %d bytes, %v", e.Length, err)
+	}
+	path := dirty(t, 4*mib)
+	d, err := blockdev.Open(path, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	d.Info.LogicalBlock = 4096
+	s, err := newSink(t.Context(), d, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.stop()
+	s.sum = newContents()
+	if err := copyQCOW2(t.Context(), q, s, func(int64, int64) {}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.drain(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.finish(); err != nil {
+		t.Fatal(err)
+	}
+	if s.end != mib {
+		t.Errorf("the image reaches to %d", s.end)
+	}
+	holds(t, path, raw)
 }
