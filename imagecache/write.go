@@ -271,6 +271,9 @@ func (w *writer) finish(ctx context.Context, out *sink, sum *digester, total int
 	if err := out.drain(); err != nil {
 		return err
 	}
+	if out.end == 0 {
+		return fmt.Errorf("image %s: its file matches the digest, but is empty or decodes to nothing", w.img.ID)
+	}
 	if err := out.finish(); err != nil {
 		return err
 	}

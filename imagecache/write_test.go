@@ -192,6 +192,9 @@ func TestWriteBadFiles(t *testing.T) {
 		"bomb":                 {bomb, imageOf(1, RawZstd, bomb), ErrNoRoom, "8388608", false},
 		"qcow2 too large":      {qcow(t, make([]byte, 9*mib)), imageOf(1, QCOW2, qcow(t, make([]byte, 9*mib))), ErrNoRoom, "", true},
 		"qcow2 said to be raw": {qcow(t, raw), imageOf(1, Raw, qcow(t, raw)), nil, "is qcow2", true},
+		"empty":                {nil, imageOf(1, Raw, nil), nil, "empty", false},
+		"empty zstd":           {run(t, nil, "zstd", "-c"), imageOf(1, RawZstd, run(t, nil, "zstd", "-c")), nil, "empty", false},
+		"empty xz":             {run(t, nil, "xz", "-c"), imageOf(1, RawXZ, run(t, nil, "xz", "-c")), nil, "empty", false},
 		"raw said to be zstd":  {raw, imageOf(1, RawZstd, raw), nil, "is raw", true},
 		"huge window":          {long, imageOf(1, RawZstd, long), zstd.ErrWindowSizeExceeded, "--ultra", false},
 	} {
