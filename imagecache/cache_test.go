@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -480,6 +481,32 @@ func FuzzHeader(f *testing.F) {
 		}
 		if _, err := partition.ParseGUID(e.Image.ID); err != nil {
 			t.Fatal(err)
+		}
+	})
+}
+
+// A size near the end of its type must not wrap around to one that fits.
+func TestCreateHugeSize(t *testing.T) {
+	stores(t, func(t *testing.T, s Store, _ func() Store) {
+		img := imageOf(1, Raw, []byte("x"))
+		slot, _, err := s.Create(img, mib, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := slot.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for _, size := range []int64{math.MaxInt64, math.MaxInt64 - mib + 1, math.MaxInt64 - 8191} {
+			slot, _, err := s.Create(imageOf(2, Raw, []byte("y")), size, []string{id(1)})
+			if err == nil {
+				slot.Close()
+			}
+			if !errors.Is(err, ErrNoRoom) {
+				t.Errorf("size %d: %v", size, err)
+			}
+		}
+		if e, err := s.Entries(); err != nil || len(e) != 1 {
+			t.Errorf("left are %v, %v", e, err)
 		}
 	})
 }

@@ -221,7 +221,7 @@ func (d *Dir) Create(img Image, size int64, evictable []string) (Slot, []string,
 	}
 	var evict []string
 	for _, id := range evictable {
-		if used+size <= d.capacity {
+		if size <= d.capacity-used { // no sum, which could wrap around
 			break
 		}
 		if n, ok := sizes[id]; ok {
@@ -230,7 +230,7 @@ func (d *Dir) Create(img Image, size int64, evictable []string) (Slot, []string,
 			evict = append(evict, id)
 		}
 	}
-	if used+size > d.capacity {
+	if size > d.capacity-used {
 		return nil, nil, fmt.Errorf("%w: %d bytes are needed, %d of %d are free", ErrNoRoom, size, d.capacity-used, d.capacity)
 	}
 	for _, id := range evict {
