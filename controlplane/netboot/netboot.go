@@ -31,6 +31,9 @@ import (
 // maxPhoneHome bounds the body of a call: three SSH host keys and some names.
 const maxPhoneHome = 64 << 10
 
+// bodyStall is how long a request's body may take. It is a variable for tests.
+var bodyStall = time.Minute
+
 // bootFiles are the names served below /boot/.
 var bootFiles = map[string]string{
 	"vmlinuz-amd64":        "application/octet-stream",
@@ -67,7 +70,19 @@ func Handler(c Config) (http.Handler, error) {
 	mux.HandleFunc("GET /boot/{file}", s.bootFile)
 	mux.HandleFunc("GET /images/{id}", s.image)
 	mux.HandleFunc("POST /phone_home/{token}", s.phoneHome)
-	return http.MaxBytesHandler(mux, maxPhoneHome), nil
+	return http.MaxBytesHandler(impatient(mux), maxPhoneHome), nil
+}
+
+// impatient bounds the time for a body. The server waits for what is left of it
+// even where no handler reads it, and would without end.
+func impatient(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			// What cannot have a deadline is no connection, but a test.
+			http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyStall))
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 type server struct{ Config }
