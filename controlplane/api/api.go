@@ -36,8 +36,9 @@ var description []byte
 // command to the agent is bounded by teeth.MaxLine.
 const maxBody = 1 << 20
 
-// bodyStall is how long a client may send nothing of its body.
-const bodyStall = time.Minute
+// bodyStall is how long a client may send nothing of its body. It is a variable
+// for tests.
+var bodyStall = time.Minute
 
 // Config of the interface.
 type Config struct {
@@ -103,7 +104,14 @@ func Handler(ctx context.Context, c Config) http.Handler {
 	mux.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) {
 		s.problem(w, req, &refusal{http.StatusNotFound, "no such resource; see /v1/openapi.yaml"})
 	})
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 {
+			// The server waits for what is left of a body even where no handler reads
+			// it, and would without end. Who reads one to its end removes the deadline.
+			http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyStall))
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 // Serve serves h over TLS (l is a TLS listener) until ctx ends, then lets
@@ -213,15 +221,13 @@ func write(w http.ResponseWriter, code int, v any) error {
 // read decodes a request's JSON strictly: a misspelt option of something that
 // destroys data must not be ignored.
 func read(w http.ResponseWriter, r *http.Request, v any) error {
-	control := http.NewResponseController(w)
-	control.SetReadDeadline(time.Now().Add(bodyStall))
-	// Left standing, it would end requests that take longer to carry out.
-	defer control.SetReadDeadline(time.Time{})
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
 	dec.DisallowUnknownFields()
 	err := dec.Decode(v)
 	if err == nil {
 		if _, err = dec.Token(); err == io.EOF {
+			// Left standing, the deadline would end requests that take longer to carry out.
+			http.NewResponseController(w).SetReadDeadline(time.Time{})
 			return nil
 		}
 		err = errors.New("text after the JSON object")

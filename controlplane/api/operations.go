@@ -226,7 +226,7 @@ type steady struct {
 func (s *steady) Read(p []byte) (int, error) {
 	s.c.SetReadDeadline(time.Now().Add(bodyStall))
 	n, err := s.r.Read(p)
-	if err != nil {
+	if err == io.EOF {
 		// The file is yet to be flushed, which may take longer.
 		s.c.SetReadDeadline(time.Time{})
 	}
