@@ -288,7 +288,7 @@ func decodeVPDSerial(b []byte) string {
 		return ""
 	}
 	n := int(b[2])<<8 | int(b[3])
-	return clean(string(b[4:min(4+n, len(b))]))
+	return Printable(string(b[4:min(4+n, len(b))]))
 }
 
 // usbSerial is the serial number of the USB device that a disk is on, the first
@@ -316,7 +316,7 @@ func attr(path string) string {
 	if err != nil {
 		return ""
 	}
-	return clean(string(b))
+	return Printable(string(b))
 }
 
 // readBounded reads a file of sysfs. None is larger than a page but the SCSI
@@ -330,9 +330,9 @@ func readBounded(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, 4+math.MaxUint16))
 }
 
-// clean makes a string a device reported safe to show: what can be printed
-// only, bounded, trimmed.
-func clean(s string) string {
+// Printable makes a text that a device reported safe to show: what can be printed
+// only, trimmed, at most 256 bytes.
+func Printable(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return ' '

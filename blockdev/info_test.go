@@ -234,8 +234,8 @@ func TestClean(t *testing.T) {
 		strings.Repeat("é", 200):       strings.Repeat("é", 128),
 		"x" + strings.Repeat("é", 200): "x" + strings.Repeat("é", 127),
 	} {
-		if got := clean(in); got != want {
-			t.Errorf("clean(%q) = %q, want %q", in, got, want)
+		if got := Printable(in); got != want {
+			t.Errorf("Printable(%q) = %q, want %q", in, got, want)
 		}
 	}
 }
@@ -246,7 +246,7 @@ func FuzzVPDSerial(f *testing.F) {
 	f.Add([]byte("\x00\x83\x00\x01A"))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if s := decodeVPDSerial(b); s != clean(s) || len(s) > len(b) {
+		if s := decodeVPDSerial(b); s != Printable(s) || len(s) > len(b) {
 			t.Errorf("%q from %q", s, b)
 		}
 	})

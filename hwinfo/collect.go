@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"unicode"
 
 	"github.com/teeth-metal/teeth/blockdev"
 )
@@ -136,7 +135,7 @@ func attr(path string) string {
 	if err != nil {
 		return ""
 	}
-	return clean(string(b))
+	return blockdev.Printable(string(b))
 }
 
 // readBounded reads a file, and fails when it is longer than limit.
@@ -154,20 +153,4 @@ func readBounded(path string, limit int64) ([]byte, error) {
 		return nil, fmt.Errorf("%s: longer than %d bytes", path, limit)
 	}
 	return b, nil
-}
-
-// clean makes a text that hardware reported safe to show: printable, trimmed, at
-// most 256 bytes.
-func clean(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, ""))
-	s = strings.TrimSpace(s)
-	if len(s) > 256 {
-		s = strings.TrimSpace(strings.ToValidUTF8(s[:256], ""))
-	}
-	return s
 }

@@ -5,6 +5,8 @@ import (
 	"log/slog"
 
 	"github.com/jaypipes/ghw"
+
+	"github.com/teeth-metal/teeth/blockdev"
 )
 
 // ghwOptions keep ghw from running programs and from logging by itself.
@@ -21,7 +23,7 @@ func (c *collector) cpus(context.Context) {
 	}
 	byModel := map[[2]string]int{}
 	for _, p := range info.Processors {
-		vendor, model := clean(p.Vendor), clean(p.Model)
+		vendor, model := blockdev.Printable(p.Vendor), blockdev.Printable(p.Model)
 		i, ok := byModel[[2]string{vendor, model}]
 		if !ok {
 			i = len(c.inv.CPUs)

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"strings"
 	"testing"
+
+	"github.com/teeth-metal/teeth/blockdev"
 )
 
 func TestMeaningful(t *testing.T) {
@@ -77,7 +79,7 @@ func FuzzParseSMBIOS(f *testing.F) {
 			t.Errorf("%d modules from %d bytes: %v", len(dimms), len(b), err)
 		}
 		for _, d := range dimms {
-			if d.SizeBytes <= 0 || clean(d.Part) != d.Part || clean(d.Locator) != d.Locator {
+			if d.SizeBytes <= 0 || blockdev.Printable(d.Part) != d.Part || blockdev.Printable(d.Locator) != d.Locator {
 				t.Errorf("%+v", d)
 			}
 		}

@@ -1,23 +1,36 @@
 package hwinfo
 
 import (
+	"bytes"
 	"context"
+	"encoding/hex"
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/u-root/u-root/pkg/smbios"
+
+	"github.com/teeth-metal/teeth/blockdev"
 )
+
+// ReadSystem reads what a machine's firmware says it is (SMBIOS type 1) from
+// class/dmi/id below sysfs. Fields are empty where the maker left them so, or
+// left what stands there when nobody fills the field in.
+func ReadSystem(sysfs string) System {
+	get := func(name string) string { return meaningful(attr(filepath.Join(sysfs, "class/dmi/id", name))) }
+	return System{
+		Manufacturer: get("sys_vendor"), Product: get("product_name"), Version: get("product_version"),
+		Serial: get("product_serial"), UUID: uuid(get("product_uuid")), SKU: get("product_sku"),
+	}
+}
 
 // dmi reads what the kernel decoded of SMBIOS types 0 to 3. Serial numbers and
 // the UUID are for root only.
 func (c *collector) dmi(context.Context) {
 	get := func(name string) string { return meaningful(attr(c.path("sys/class/dmi/id", name))) }
 	inv := &c.inv
-	inv.System = System{
-		Manufacturer: get("sys_vendor"), Product: get("product_name"), Version: get("product_version"),
-		Serial: get("product_serial"), UUID: uuid(get("product_uuid")), SKU: get("product_sku"),
-	}
+	inv.System = ReadSystem(c.path("sys"))
 	inv.Board = Board{
 		Manufacturer: get("board_vendor"), Product: get("board_name"),
 		Version: get("board_version"), Serial: get("board_serial"),
@@ -62,12 +75,13 @@ func meaningful(s string) string {
 	return s
 }
 
-// uuid returns a SMBIOS UUID in lower case, and "" for those that DSP0134 7.2.1
-// calls not set: all zeros and all ones.
+// uuid returns a SMBIOS UUID in lower case, and "" for what is none and for one
+// byte over and over: DSP0134 7.2.1 calls all zeros and all ones not set, and
+// some makers extend that.
 func uuid(s string) string {
 	s = strings.ToLower(s)
-	hex := strings.ReplaceAll(s, "-", "")
-	if strings.Trim(hex, "0") == "" || strings.Trim(hex, "f") == "" {
+	b, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
+	if err != nil || len(b) != 16 || len(s) != 36 || bytes.Count(b, b[:1]) == len(b) {
 		return ""
 	}
 	return s
@@ -141,7 +155,7 @@ func dimm(md *smbios.MemoryDevice) (DIMM, bool) {
 		}
 		return int(v)
 	}
-	text := func(s string) string { return meaningful(clean(s)) }
+	text := func(s string) string { return meaningful(blockdev.Printable(s)) }
 	d := DIMM{
 		Locator: text(md.DeviceLocator), Bank: text(md.BankLocator), SizeBytes: int64(md.GetSizeBytes()),
 		SpeedMTs: speed(md.Speed), RunningMTs: speed(md.ConfiguredSpeed),

@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/teeth-metal/teeth/blockdev"
 )
 
 // ethtool asks network drivers by SIOCETHTOOL, without netlink: it works on every
@@ -27,9 +29,9 @@ func (e *ethtool) close() { unix.Close(e.fd) }
 // it.
 func (e *ethtool) complete(n *NIC) {
 	if info, err := unix.IoctlGetEthtoolDrvinfo(e.fd, n.Name); err == nil {
-		n.Firmware = meaningful(clean(unix.ByteSliceToString(info.Fw_version[:])))
+		n.Firmware = meaningful(blockdev.Printable(unix.ByteSliceToString(info.Fw_version[:])))
 		if n.Driver == "" {
-			n.Driver = clean(unix.ByteSliceToString(info.Driver[:]))
+			n.Driver = blockdev.Printable(unix.ByteSliceToString(info.Driver[:]))
 		}
 	}
 	if mac := e.permanentMAC(n.Name); mac != nil {
