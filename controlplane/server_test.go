@@ -428,3 +428,20 @@ func TestBadSettings(t *testing.T) {
 		}
 	}
 }
+
+// What an agent gives as its reason goes to operators' terminals.
+func TestRefusalIsBoundedAndPrintable(t *testing.T) {
+	s := start(t, t.TempDir(), nil)
+	a := connect(t, s, "boot1")
+	s.chassis("ready")
+	run, err := s.client.Decommission(t.Context(), testMAC, client.Decommission{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := a.command(teeth.MethodDiskErase)
+	a.send(teeth.NewError(m.ID, errors.New("no\x1b]0;owned\x07"+strings.Repeat("x", 100<<10))))
+	msg := s.ended(run.ID).Tasks[0].Msg
+	if !strings.Contains(msg, "no]0;owned") || strings.ContainsAny(msg, "\x1b\x07") || len(msg) > 8<<10 {
+		t.Errorf("%d bytes: %.80q", len(msg), msg)
+	}
+}

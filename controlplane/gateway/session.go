@@ -298,6 +298,7 @@ func (s *Session) Call(ctx context.Context, method string, params any) (json.Raw
 		return nil, fmt.Errorf("%s to chassis %s: %w", method, s.chassis, s.gone())
 	}
 	if m.Kind == teeth.KindError {
+		m.Err.Msg = printable(m.Err.Msg, maxMessage) // operators will read it
 		return nil, m.Err
 	}
 	return m.Result, nil
