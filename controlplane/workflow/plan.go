@@ -155,8 +155,12 @@ func choose(present []disk, want []string) ([]teeth.Disk, error) {
 
 func listing(present []disk) string {
 	var names []string
-	for _, d := range present {
-		names = append(names, fmt.Sprintf("%s (serial %q)", d.Name, d.Serial))
+	for i, d := range present {
+		if i == 64 {
+			names = append(names, fmt.Sprintf("and %d more", len(present)-i))
+			break
+		}
+		names = append(names, fmt.Sprintf("%.32q (serial %.64q)", d.Name, d.Serial))
 	}
 	return strings.Join(names, ", ")
 }

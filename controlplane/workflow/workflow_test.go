@@ -139,6 +139,18 @@ func TestDecommissionIsChecked(t *testing.T) {
 	}
 }
 
+// An error that lists the disks quotes what the agent says of them.
+func TestListingIsPrintable(t *testing.T) {
+	many := make([]disk, 1000)
+	for i := range many {
+		many[i] = disk{Name: "\x1b[2J" + strings.Repeat("x", 1000), Serial: strings.Repeat("y", 1000)}
+	}
+	_, err := choose(many, []string{"none"})
+	if err == nil || strings.Contains(err.Error(), "\x1b") || len(err.Error()) > 16<<10 {
+		t.Errorf("%d bytes: %.200q", len(err.Error()), err)
+	}
+}
+
 func TestRootDevice(t *testing.T) {
 	c := store.Chassis{Inventory: json.RawMessage(inventory)}
 	for name, k := range map[string]struct {
