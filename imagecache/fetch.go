@@ -15,7 +15,8 @@ import (
 type Fetcher struct {
 	// Client is used with our own rule on redirects; nil is a default client.
 	Client *http.Client
-	// Stall is how long a server may send nothing; 0 is 30 s.
+	// Stall is how long a server may send nothing; 0 is 30 s. Less than 64 KiB in
+	// ten times that is as good as nothing.
 	Stall time.Duration
 	// Attempts is how many failures in a row, over all URLs, are one too many;
 	// 0 is 8. Between rounds over the URLs the wait grows from Backoff to 30 s.
@@ -29,13 +30,15 @@ type Fetcher struct {
 var errChanged = errors.New("the file on the server has changed")
 
 // errStalled ends a request that brings nothing.
-var errStalled = errors.New("the server sends nothing")
+var errStalled = errors.New("the server sends nothing, or next to nothing")
 
 const (
 	maxBackoff = 30 * time.Second
 	// headway is what a connection must bring for earlier failures to be
 	// forgotten, so that a server that sends single bytes cannot keep us for ever.
 	headway = 64 << 10
+	// slowest is within how many times Stall a connection must make headway.
+	slowest = 10
 )
 
 // origin is one URL of an image.
@@ -320,12 +323,23 @@ type watched struct {
 	timer *time.Timer
 	stall time.Duration
 	ctx   context.Context
+
+	got    int           // bytes since the last headway
+	waited time.Duration // within Read only: a slow disk is not the server's fault
 }
 
 func (w *watched) Read(b []byte) (int, error) {
+	if w.waited > slowest*w.stall {
+		return 0, errStalled
+	}
 	w.timer.Reset(w.stall)
+	begin := time.Now()
 	n, err := w.ReadCloser.Read(b)
 	w.timer.Stop()
+	w.waited += time.Since(begin)
+	if w.got += n; w.got >= headway {
+		w.got, w.waited = 0, 0
+	}
 	if err != nil && err != io.EOF {
 		if cause := context.Cause(w.ctx); cause != nil {
 			err = cause

@@ -176,3 +176,31 @@ func FuzzContentRange(f *testing.F) {
 		}
 	})
 }
+
+// A server that sends a byte now and then is given up like one that sends none.
+func TestFetchTrickle(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "1048576")
+		for r.Context().Err() == nil {
+			if _, err := w.Write([]byte{'x'}); err != nil {
+				return
+			}
+			w.(http.Flusher).Flush()
+			time.Sleep(10 * time.Millisecond)
+		}
+	}))
+	defer s.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	f := Fetcher{Backoff: time.Millisecond, Stall: 100 * time.Millisecond, Attempts: 2}
+	img := imageOf(1, Raw, []byte("x"), s.URL+"/image")
+	img.Size = 0
+	r, _, err := f.Source(img).Open(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := io.Copy(io.Discard, r); !errors.Is(err, errStalled) {
+		t.Errorf("error: %v", err)
+	}
+}
