@@ -204,3 +204,17 @@ func TestFetchTrickle(t *testing.T) {
 		t.Errorf("error: %v", err)
 	}
 }
+
+// A mirror with a shorter file does not spoil what another one sent so far.
+func TestFetchShortMirror(t *testing.T) {
+	file := random(1, 3*mib)
+	good, short := serve(t, file), serve(t, file[:mib/2])
+	good.cut = mib
+	got, err := fetchAll(t, fast, imageOf(1, Raw, file, good.url(), short.url()))
+	if err != nil || !bytes.Equal(got, file) {
+		t.Errorf("%d bytes of %d, %v", len(got), len(file), err)
+	}
+	if short.requests != 1 {
+		t.Errorf("the short one was asked %d times", short.requests)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -40,8 +41,12 @@ func (s *stream) answer(resp *http.Response, body io.Reader, o *origin) error {
 			return errChanged
 		}
 		total = t
-	case http.StatusRequestedRangeNotSatisfiable:
-		return errChanged // it has less than we got
+	case http.StatusRequestedRangeNotSatisfiable: // it has less than we got
+		other := func(x *origin) bool { return x.used && x != o }
+		if !o.used && slices.ContainsFunc(s.origins, other) {
+			return dead("the file has fewer than %d bytes", s.off)
+		}
+		return errChanged
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
 		return fmt.Errorf("status %d", resp.StatusCode)
 	default:
