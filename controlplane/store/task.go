@@ -52,6 +52,9 @@ func (t Task) Final() bool {
 	return t.State == Complete || t.State == Failed || t.State == Cancelled
 }
 
+// Revision grows with every change of the task, an agent's update among them.
+func (t Task) Revision() int64 { return t.rev }
+
 // Run is a sequence of tasks on one chassis, each of which waits for the one
 // before. Its state is Pending, Running, or that of the task it ended with.
 type Run struct {

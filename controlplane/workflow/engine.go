@@ -41,6 +41,9 @@ type Config struct {
 
 	Answer time.Duration // for an agent to accept a command; 60 s unless set
 	Poll   time.Duration // how often everything open is looked at; 30 s unless set
+	// Silence is for how long a connected agent, which reports on its task every
+	// 10 s, may say nothing of it; 5 minutes unless set.
+	Silence time.Duration
 }
 
 // Engine gives chassis their tasks. It is safe for concurrent use.
@@ -51,6 +54,15 @@ type Engine struct {
 	awake map[string]bool        // chassis to look at
 	locks map[string]*sync.Mutex // by chassis: one look at a time
 	wake  chan struct{}
+	heard map[string]heard // by chassis: of its task
+}
+
+// heard is the newest revision of a task and when it was first seen.
+type heard struct {
+	task  string
+	rev   int64
+	since time.Time
+	told  bool
 }
 
 // New returns an Engine. It gives out nothing until Run is called.
@@ -61,7 +73,12 @@ func New(c Config) *Engine {
 	if c.Poll <= 0 {
 		c.Poll = 30 * time.Second
 	}
-	return &Engine{c: c, awake: map[string]bool{}, locks: map[string]*sync.Mutex{}, wake: make(chan struct{}, 1)}
+	if c.Silence <= 0 {
+		c.Silence = 5 * time.Minute
+	}
+	return &Engine{
+		c: c, awake: map[string]bool{}, locks: map[string]*sync.Mutex{}, wake: make(chan struct{}, 1), heard: map[string]heard{},
+	}
 }
 
 // Wake has the engine look at a chassis soon.
@@ -162,6 +179,12 @@ func (e *Engine) advance(ctx context.Context, chassis string) {
 func (e *Engine) step(ctx context.Context, chassis string) (again bool, err error) {
 	session, ok := e.c.Session(chassis)
 	if !ok {
+		e.mu.Lock()
+		if h, ok := e.heard[chassis]; ok { // it cannot be heard, which is no silence
+			h.since = time.Now()
+			e.heard[chassis] = h
+		}
+		e.mu.Unlock()
 		return false, nil
 	}
 	open, err := e.c.Store.OpenTasks(ctx, chassis)
@@ -172,9 +195,37 @@ func (e *Engine) step(ctx context.Context, chassis string) (again bool, err erro
 	case t.State == store.Pending:
 		return e.send(ctx, session, t)
 	case t.Cancel && !session.Legacy():
-		return false, e.cancel(ctx, session, t)
+		return false, errors.Join(e.listen(ctx, session, t), e.cancel(ctx, session, t))
+	default:
+		return false, e.listen(ctx, session, t)
 	}
-	return false, nil
+}
+
+// listen ends the session of an agent that has long said nothing of its task,
+// and tells the operator. When it is back, it says what it knows: see Connected.
+func (e *Engine) listen(ctx context.Context, session Session, t store.Task) error {
+	e.mu.Lock()
+	h := e.heard[t.Chassis]
+	if h.task != t.ID || h.rev != t.Revision() {
+		h = heard{task: t.ID, rev: t.Revision(), since: time.Now()}
+	}
+	silent, tell := time.Since(h.since) >= e.c.Silence, !h.told
+	if silent {
+		h.since, h.told = time.Now(), true
+	}
+	e.heard[t.Chassis] = h
+	e.mu.Unlock()
+	if !silent {
+		return nil
+	}
+	session.Close(fmt.Errorf("nothing was said of task %s for %v", t.ID, e.c.Silence))
+	if !tell {
+		return nil
+	}
+	e.c.Log.Warn("the agent says nothing of its task", "chassis", t.Chassis, "task", t.ID, "method", t.Method, "for", e.c.Silence)
+	return e.c.Store.AddEvent(ctx, store.Event{Chassis: t.Chassis, Time: time.Now(), Message: fmt.Sprintf(
+		"control plane: the agent is connected and has said nothing of task %s (%s) for %v: if that goes on, look at its console and reboot it",
+		t.ID, t.Method, e.c.Silence)})
 }
 
 func (e *Engine) send(ctx context.Context, session Session, t store.Task) (again bool, err error) {

@@ -67,6 +67,9 @@ func (f *fake) Close(reason error) { f.mu.Lock(); f.closed = reason; f.mu.Unlock
 
 func (f *fake) called() []string { f.mu.Lock(); defer f.mu.Unlock(); return f.calls }
 
+// silence is long enough for all tests but that of silence.
+const silence = time.Second
+
 func engine(t *testing.T, session *fake, answer time.Duration) (*Engine, *store.Store) {
 	t.Helper()
 	s, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "teeth.db"))
@@ -78,7 +81,7 @@ func engine(t *testing.T, session *fake, answer time.Duration) (*Engine, *store.
 		Session: func(string) (Session, bool) { return session, session != nil },
 		BootURL: func(c store.Chassis) (string, error) { return "http://" + c.Endpoint + ":8082", nil },
 		Log:     slog.New(slog.DiscardHandler),
-		Answer:  answer, Poll: 50 * time.Millisecond,
+		Answer:  answer, Poll: 50 * time.Millisecond, Silence: silence,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -253,6 +256,73 @@ func TestNoAnswer(t *testing.T) {
 	}
 	if calls := session.called(); len(calls) != 1 {
 		t.Errorf("sent %d times: %q", len(calls), calls)
+	}
+}
+
+// An agent that accepts a task and never reports on it is made to connect anew,
+// and the operator is told, once.
+func TestSilentAgent(t *testing.T) {
+	session := &fake{}
+	e, s := engine(t, session, time.Minute)
+	c := chassis(t, s, "1.0", inventory)
+	r, err := e.Decommission(t.Context(), c, Decommission{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := func() error {
+		session.mu.Lock()
+		defer session.mu.Unlock()
+		return session.closed
+	}
+	// As long as it reports, however little, it is left alone.
+	for seq := range uint64(30) {
+		st := teeth.TaskStatus{TaskID: r.Tasks[0].ID, State: teeth.Running, Seq: seq + 1}
+		if _, err := s.ApplyStatus(t.Context(), c.ID, "boot1", st); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if err := closed(); err != nil {
+		t.Fatalf("closed while it reports: %v", err)
+	}
+	for range 2 { // once more each time it is silent for so long
+		for end := time.Now().Add(20 * time.Second); closed() == nil; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("a silent agent is left alone")
+			}
+		}
+		session.Close(nil)
+	}
+	list, err := s.Events(t.Context(), c.ID, 0)
+	if err != nil || len(list) != 1 || !strings.Contains(list[0].Message, r.Tasks[0].ID) {
+		t.Errorf("events %+v, %v", list, err)
+	}
+}
+
+// Being away is not silence.
+func TestAbsentAgentIsNotSilent(t *testing.T) {
+	e, s := engine(t, nil, time.Minute)
+	c := chassis(t, s, "1.0", inventory)
+	r, err := e.Decommission(t.Context(), c, Decommission{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.MarkSent(t.Context(), r.Tasks[0].ID, "boot1"); err != nil {
+		t.Fatal(err)
+	}
+	session, connected := &fake{}, true
+	other := New(Config{Store: s, Log: slog.New(slog.DiscardHandler), Silence: 100 * time.Millisecond,
+		Session: func(string) (Session, bool) { return session, connected }})
+	for _, connected = range []bool{true, false, true} {
+		if _, err := other.step(t.Context(), c.ID); err != nil {
+			t.Fatal(err)
+		}
+		if session.closed != nil {
+			t.Fatalf("closed on its return: %v", session.closed)
+		}
+		if connected {
+			time.Sleep(150 * time.Millisecond)
+		}
 	}
 }
 
