@@ -272,6 +272,9 @@ func TestHostileEntriesBounded(t *testing.T) {
 		"long paths": {"loader/loader.conf": {}, "loader/entries/a.conf": {Data: []byte("linux /" + long)}},
 		"initrds": {"loader/loader.conf": {}, "k": {Data: fakeKernel()}, "i": {Data: []byte("x")}, "grub/grubenv": {Data: []byte(env)},
 			"loader/entries/a.conf": {Data: []byte("linux /k\n" + strings.Repeat("initrd $i\n", 32))}},
+		// Not 32 of them, and no word of the others.
+		"initrd lines": {"loader/loader.conf": {}, "k": {Data: fakeKernel()}, "i": {Data: []byte("x")},
+			"loader/entries/a.conf": {Data: []byte("linux /k\n" + strings.Repeat("initrd /i\n", 65))}},
 	} {
 		_, err := FindIn(context.Background(), []Partition{{FS: files, Device: "/dev/sda1", FSType: "vfat"}})
 		if !errors.Is(err, ErrNoTarget) || len(fmt.Sprint(err)) > 4096 {

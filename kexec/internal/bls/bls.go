@@ -16,9 +16,8 @@ import (
 )
 
 const (
-	maxEntry   = 64 << 10  // bytes of one entry file
-	maxDir     = 256 << 10 // bytes of all entry files in a directory; real ones are half a kilobyte each
-	maxInitrds = 32
+	maxEntry = 64 << 10  // bytes of one entry file
+	maxDir   = 256 << 10 // bytes of all entry files in a directory; real ones are half a kilobyte each
 )
 
 // Entry is one bootable thing. Paths are as written: relative to the root of
@@ -63,9 +62,7 @@ func Parse(name string, text []byte) Entry {
 		case "linux":
 			e.Linux = value
 		case "initrd":
-			if len(e.Initrds) < maxInitrds {
-				e.Initrds = append(e.Initrds, value)
-			}
+			e.Initrds = append(e.Initrds, value)
 		case "options":
 			e.Options = append(e.Options, value)
 		case "efi", "uki":
