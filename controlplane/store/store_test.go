@@ -175,6 +175,25 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// A chassis that is away may still be at work, so its task cannot just end; the
+// task says what it waits for.
+func TestCancelWhileAway(t *testing.T) {
+	s := newStore(t)
+	c := connect(t, s, "52:54:00:00:00:01")
+	r := newRun(t, s, c.ID, teeth.MethodDiskErase)
+	id := r.Tasks[0].ID
+	if err := s.MarkSent(t.Context(), id, "boot1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Disconnect(t.Context(), c.ID, "session-52:54:00:00:00:01"); err != nil {
+		t.Fatal(err)
+	}
+	task, err := s.RequestCancel(t.Context(), id)
+	if err != nil || task.Final() || !task.Cancel || !strings.Contains(task.Msg, "not connected") {
+		t.Errorf("%+v, %v", task, err)
+	}
+}
+
 func TestServiceLife(t *testing.T) {
 	s := newStore(t)
 	ctx := t.Context()

@@ -123,7 +123,10 @@ func (s *Store) RequestCancel(ctx context.Context, id string) (Task, error) {
 		case task.State == Pending:
 			err = t.finish(task, Cancelled, "cancelled by the operator", nil)
 		default:
-			_, err = t.Exec(`UPDATE tasks SET cancel = 1, rev = ? WHERE id = ?`, t.nextRev(), id)
+			// One that is away may still be at work: only it can say that it is not.
+			_, err = t.Exec(`UPDATE tasks SET cancel = 1, rev = ?, msg = CASE
+				WHEN EXISTS (SELECT 1 FROM chassis c WHERE c.id = tasks.chassis AND c.connected <> 0) THEN msg
+				ELSE 'to be cancelled when the chassis is back: it is not connected' END WHERE id = ?`, t.nextRev(), id)
 		}
 		if err == nil {
 			task, err = t.task(id)
