@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/teeth-metal/teeth/controlplane/client/live"
 )
 
 // version is set by the Makefile.
@@ -21,7 +23,7 @@ func main() {
 	err := rootCommand().ExecuteContext(ctx)
 	stop()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "teeth:", err)
+		fmt.Fprintln(os.Stderr, "teeth:", live.Printable(err.Error())) // it may quote a chassis
 	}
 	os.Exit(exitCode(err))
 }
