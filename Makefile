@@ -32,7 +32,7 @@ test: image
 	$(GO) test -count=1 -timeout 35m -v ./lab/e2e
 
 bench: setup
-	$(GO) test -run '^$$' -bench . -benchtime 1x ./...
+	$(GO) test -run '^$$' -bench . -benchtime 1s ./...
 
 lint: setup
 	@unformatted=$$($(GO) run cmd/gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt would change: $$unformatted"; exit 1; }
