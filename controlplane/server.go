@@ -60,6 +60,12 @@ type Config struct {
 	Names        []string // further host names and IP addresses of the certificate
 	MaxImageSize int64    // bytes; 0: images.DefaultMaxSize
 
+	Network    NetworkConfig
+	Enrolment  EnrolmentConfig
+	Messages   MessagesConfig
+	Hardware   HardwareConfig
+	Operations OperationsConfig
+
 	Version string
 	Log     *slog.Logger
 	Ready   func(Info) // called once everything listens; may be nil
@@ -260,6 +266,13 @@ func (s *server) run(outer context.Context) error {
 	start(func() error {
 		return api.Serve(ctx, tls.NewListener(listeners[info.API], tlsConfig), operators, s.Log)
 	})
+	for _, more := range []func(context.Context, func(func() error)) error{
+		s.startEnrolment, s.startNetwork, s.startHardware, s.startMessages, s.startOperations,
+	} {
+		if err := more(ctx, start); err != nil {
+			return err
+		}
+	}
 	s.Log.Info("control plane is up", "agents", info.Agents, "api", info.API, "boot", info.Boot, "ca_sha256", info.CASHA256)
 	if s.Ready != nil {
 		s.Ready(info)

@@ -49,5 +49,10 @@ http://HOST:8082/boot/ipxe.`,
 	f.Int64Var(&c.MaxImageSize, "max-image-size", 0, "largest image taken, in bytes")
 	f.BoolVar(&insecure, "insecure", false, "allow --insecure-agents")
 	f.StringVar(&c.InsecureAgents, "insecure-agents", "", "address for agents over plain TCP without token: the original agent's only way in")
+	networkFlags(f, &c.Network)
+	enrolmentFlags(f, &c.Enrolment)
+	messagesFlags(f, &c.Messages)
+	hardwareFlags(f, &c.Hardware)
+	operationsFlags(f, &c.Operations)
 	return cmd
 }

@@ -1,5 +1,5 @@
 // Package api is the control plane's REST interface for operators, version 1. It
-// is described by openapi.yaml, which the server itself serves.
+// is described by the fragments in openapi/, which the server itself serves as one document.
 //
 // Answers are JSON; errors are problem details (RFC 9457); lists come in pages.
 // Every request but the one for the description needs the operator's token as a
@@ -8,7 +8,6 @@ package api
 
 import (
 	"context"
-	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,9 +28,6 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/workflow"
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
-
-//go:embed openapi.yaml
-var description []byte
 
 // maxBody bounds a request in JSON. The largest is a provision with files, whose
 // command to the agent is bounded by teeth.MaxLine.
@@ -63,7 +60,13 @@ type route struct {
 	handle  func(*server, http.ResponseWriter, *http.Request) error
 }
 
-var routes = []route{
+// routes are all operations. A subject with more than a few has a file of its own,
+// and a list that is joined here.
+var routes = slices.Concat(
+	coreRoutes,
+)
+
+var coreRoutes = []route{
 	{"GET /v1/version", (*server).version},
 	{"GET /v1/chassis", (*server).listChassis},
 	{"GET /v1/chassis/{id}", (*server).getChassis},

@@ -14,9 +14,10 @@ package store
 import (
 	"context"
 	"database/sql"
-	_ "embed"
+	"embed"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"sync"
@@ -258,12 +259,11 @@ func (s *Store) Revision() (int64, <-chan struct{}) {
 	return s.rev, s.changed
 }
 
-// migrations take the schema from the version that is their index to the next.
+// migrations take the schema from the version before to that of their number.
 // Those that have been released are never changed.
-var migrations = []string{schema1}
-
-//go:embed schema1.sql
-var schema1 string
+//
+//go:embed schema/*.sql
+var migrations embed.FS
 
 func migrate(ctx context.Context, db *sql.DB) error {
 	if _, err := db.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)`); err != nil {
@@ -273,16 +273,24 @@ func migrate(ctx context.Context, db *sql.DB) error {
 	if err := db.QueryRowContext(ctx, `SELECT COALESCE(MAX(version), 0) FROM schema_version`).Scan(&version); err != nil {
 		return err
 	}
-	if version > len(migrations) {
-		return fmt.Errorf("its schema is version %d, this program knows up to %d: use the newer program", version, len(migrations))
+	files, err := fs.Glob(migrations, "schema/*.sql") // sorted
+	if err != nil {
+		return err
 	}
-	for ; version < len(migrations); version++ {
+	if version > len(files) {
+		return fmt.Errorf("its schema is version %d, this program knows up to %d: use the newer program", version, len(files))
+	}
+	for ; version < len(files); version++ {
+		script, err := migrations.ReadFile(files[version])
+		if err != nil {
+			return err
+		}
 		t, err := db.BeginTx(ctx, nil)
 		if err != nil {
 			return err
 		}
 		defer t.Rollback()
-		if _, err := t.ExecContext(ctx, migrations[version]); err != nil {
+		if _, err := t.ExecContext(ctx, string(script)); err != nil {
 			return fmt.Errorf("schema version %d: %w", version+1, err)
 		}
 		if _, err := t.ExecContext(ctx, `INSERT INTO schema_version (version) VALUES (?)`, version+1); err != nil {

@@ -1,0 +1,1 @@
+ALTER TABLE chassis ADD COLUMN approved BIGINT;
