@@ -23,6 +23,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	_ "modernc.org/sqlite" // the driver "sqlite"
 )
 
@@ -42,10 +43,11 @@ const maxBatch = 256
 
 // Store is safe for concurrent use.
 type Store struct {
-	w, r *sql.DB
-	ops  chan op
-	quit chan struct{} // closed by Close
-	done chan struct{} // closed when the writer has ended
+	w, r   *sql.DB
+	server string // id of the server that has it open
+	ops    chan op
+	quit   chan struct{} // closed by Close
+	done   chan struct{} // closed when the writer has ended
 
 	mu      sync.Mutex
 	rev     int64         // newest committed revision
@@ -91,7 +93,7 @@ func Open(ctx context.Context, path string) (*Store, error) {
 	r.SetMaxOpenConns(8)
 	r.SetMaxIdleConns(8)
 	s := &Store{
-		w: w, r: r,
+		w: w, r: r, server: uuid.NewString(),
 		ops:     make(chan op, maxBatch),
 		quit:    make(chan struct{}),
 		done:    make(chan struct{}),
@@ -116,7 +118,8 @@ func (s *Store) start(ctx context.Context) error {
 	err := s.w.QueryRowContext(ctx, `SELECT MAX(rev), (SELECT COUNT(*) FROM chassis WHERE connected <> 0) FROM (
 		SELECT COALESCE(MAX(rev), 0) AS rev FROM chassis UNION ALL
 		SELECT COALESCE(MAX(rev), 0) FROM tasks UNION ALL
-		SELECT COALESCE(MAX(rev), 0) FROM events) AS revisions`).Scan(&s.rev, &connected)
+		SELECT COALESCE(MAX(rev), 0) FROM events UNION ALL
+		SELECT COALESCE(MAX(number), 0) FROM notices) AS revisions`).Scan(&s.rev, &connected)
 	if err != nil {
 		return err
 	}
