@@ -20,7 +20,7 @@ RUN make teeth image "PROFILE=$PROFILE" "VERSION=$VERSION"
 RUN mkdir -p -m 700 /own/data /own/tmp
 
 FROM scratch AS artifacts
-COPY --from=build /src/out/teeth-amd64.cpio.zst /src/out/vmlinuz-amd64 /src/out/teeth-amd64.json /
+COPY --from=build /src/out/teeth-amd64.cpio.zst /src/out/vmlinuz-amd64 /src/out/teeth-amd64.efi /src/out/teeth-amd64.iso /src/out/teeth-amd64.json /
 
 FROM scratch AS serve
 # For images that the control plane fetches over HTTPS.

@@ -17,9 +17,10 @@ teeth: setup
 setup:
 	@scripts/setup
 
-# The appliance image: kernel, initramfs and their description.
+# The appliance image: kernel, initramfs and their description; and both in one,
+# for UEFI and as a CD.
 image: teeth
-	$(TEETH) initramfs build --profile $(PROFILE) --image-version $(VERSION) --out $(OUT)
+	$(TEETH) initramfs build --uki --iso --profile $(PROFILE) --image-version $(VERSION) --out $(OUT)
 
 # The main job, live, on a virtual chassis. Run again, it decommissions it.
 demo: teeth

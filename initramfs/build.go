@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -14,8 +16,10 @@ import (
 )
 
 // Build writes teeth-ARCH.cpio.zst, vmlinuz-ARCH and the manifest
-// teeth-ARCH.json (and teeth-rescue-ARCH.cpio.zst) into Options.OutDir, and
-// returns the manifest. Each file appears whole or not at all.
+// teeth-ARCH.json (and, if asked, teeth-rescue-ARCH.cpio.zst, teeth-ARCH.efi and
+// teeth-ARCH.iso) into Options.OutDir, and returns the manifest. Each file
+// appears whole or not at all. A unified kernel image or CD of an earlier build
+// goes away if this one makes none, as its agent would be the old one.
 func Build(ctx context.Context, opt Options) (*Manifest, error) {
 	o, err := opt.withDefaults()
 	if err != nil {
@@ -52,6 +56,7 @@ type builder struct {
 	manifest *Manifest
 
 	kernel []byte
+	loader loaderFiles     // for UKI and ISO
 	image  []byte          // so far: archives, compressed
 	count  sentinel.Counts // of what is in it
 }
@@ -89,18 +94,35 @@ func (b *builder) build(ctx context.Context) error {
 		b.manifest.Rescue = &f
 		step("rescue image")
 	}
-	return b.writeResults(rescue)
+	unified, cd, err := b.standalone(ctx)
+	if err != nil {
+		return err
+	}
+	step("unified kernel image and CD")
+	return b.writeResults(rescue, unified, cd)
 }
 
 // writeResults replaces the files of an earlier build, all at the end, so that
 // a build that failed leaves a kernel and an image that belong together.
-func (b *builder) writeResults(rescue []byte) error {
+func (b *builder) writeResults(rescue, unified, cd []byte) error {
 	manifest, err := b.manifest.encode()
 	if err != nil {
 		return err
 	}
 	if rescue != nil {
 		if err := writeFile(b.OutDir, b.rescueName(), rescue); err != nil {
+			return err
+		}
+	}
+	for name, content := range map[string][]byte{b.ukiName(): unified, b.isoName(): cd} {
+		if content != nil {
+			err = writeFile(b.OutDir, name, content)
+		} else if err = os.Remove(filepath.Join(b.OutDir, name)); err == nil {
+			b.Log.Warn("removed the result of an earlier build, which this one does not replace", "file", name)
+		} else if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -143,7 +165,7 @@ func (b *builder) addBase(ctx context.Context, init []byte) error {
 	}{
 		{"init", string(init), 0o755},
 		{"etc/hosts", "127.0.0.1 localhost\n::1 localhost\n", 0o644},
-		{"etc/os-release", fmt.Sprintf("ID=teeth\nNAME=Teeth\nVERSION_ID=%s\n", b.Version), 0o644},
+		{"etc/os-release", b.osRelease(), 0o644},
 	} {
 		_, e := a.file(f.name, []byte(f.content), f.perm)
 		err = errors.Join(err, e)
@@ -219,6 +241,9 @@ func (b *builder) addKernel(ctx context.Context) error {
 		if err := addCertificates(ctx, a, pkgs); err != nil {
 			return err
 		}
+	}
+	if err := b.loadLoaders(ctx, pkgs); err != nil {
+		return err
 	}
 	if n := len(b.manifest.ModulesMissing); n > 0 {
 		b.Log.Warn("modules not in this kernel", "count", n, "names", strings.Join(b.manifest.ModulesMissing, ", "))

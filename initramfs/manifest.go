@@ -19,6 +19,8 @@ type Manifest struct {
 	Kernel KernelInfo `json:"kernel"`
 	Image  File       `json:"image"`
 	Rescue *File      `json:"rescue,omitempty"`
+	UKI    *File      `json:"uki,omitempty"`
+	ISO    *File      `json:"iso,omitempty"`
 
 	// Entries and Bytes count what the image holds, unpacked.
 	Entries int   `json:"entries"`

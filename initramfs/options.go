@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
+
+	"github.com/teeth-metal/teeth/initramfs/uki"
 )
 
 // Options say what to build. The zero value builds the lab profile for amd64
@@ -38,6 +41,14 @@ type Options struct {
 	// Rescue also builds an image to load on top: a shell and u-root commands.
 	Rescue bool
 
+	// UKI also builds teeth-ARCH.efi, a unified kernel image for UEFI, and ISO
+	// teeth-ARCH.iso, a CD image for BIOS and UEFI. Both boot with nobody to
+	// give them a command line, so it is in them.
+	UKI, ISO bool
+	// Append is what that command line has behind the consoles: the server, the
+	// pin of its CA, a token. It is in no other result, the manifest included.
+	Append string
+
 	Log *slog.Logger // nil is silent
 }
 
@@ -54,6 +65,12 @@ func (o Options) withDefaults() (Options, error) {
 	def(&o.AgentPackage, "./cmd/teeth-agent")
 	def(&o.SourceDir, ".")
 	def(&o.Version, "devel")
+	if o.Append != "" && !o.UKI && !o.ISO {
+		return o, errors.New("a kernel command line is for the unified kernel image and the CD: ask for one of them")
+	}
+	if err := uki.CheckCmdline(o.cmdline()); err != nil {
+		return o, err
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -80,3 +97,11 @@ func (o Options) imageName() string    { return "teeth-" + o.Arch + ".cpio.zst" 
 func (o Options) kernelName() string   { return "vmlinuz-" + o.Arch }
 func (o Options) manifestName() string { return "teeth-" + o.Arch + ".json" }
 func (o Options) rescueName() string   { return "teeth-rescue-" + o.Arch + ".cpio.zst" }
+func (o Options) ukiName() string      { return "teeth-" + o.Arch + ".efi" }
+func (o Options) isoName() string      { return "teeth-" + o.Arch + ".iso" }
+
+// cmdline is the kernel's command line in what boots on its own. The consoles
+// are those of the network's boot script.
+func (o Options) cmdline() string {
+	return strings.TrimSpace("console=tty0 console=ttyS0 " + o.Append)
+}

@@ -179,7 +179,8 @@ func (p *packages) fetch(ctx context.Context, pkg apt.Package) (string, error) {
 // wantedFile says whether a file of a package can be of use to a build.
 func wantedFile(name string) bool {
 	name = strings.TrimPrefix(name, "usr/")
-	for _, prefix := range []string{"boot/vmlinuz-", "lib/modules/", "lib/firmware/", "share/ca-certificates/mozilla/"} {
+	for _, prefix := range []string{"boot/vmlinuz-", "lib/modules/", "lib/firmware/", "share/ca-certificates/mozilla/",
+		stubFile, isolinuxDir, ldlinuxFile} {
 		if strings.HasPrefix(name, prefix) {
 			return true
 		}

@@ -40,8 +40,16 @@ source and packages give the same bytes.
 Kernel and modules come from Debian's linux-image-ARCH through this machine's
 apt, firmware from Debian's firmware packages. Nothing on the system changes:
 apt works with lists and a cache of its own below --cache, which also keeps the
-version of the kernel until --update.`,
+version of the kernel until --update.
+
+Where no boot script gives a command line, --uki makes teeth-ARCH.efi for UEFI
+(HTTP boot, or EFI/BOOT/BOOTX64.EFI of a disk), and --iso makes teeth-ARCH.iso
+for BIOS and UEFI: a CD, virtual media of a BMC, or a USB stick. They need
+Debian's xorriso and mtools. --append says where the control plane is; without
+it, DHCP does (vendor option 43). A token given there can be read by whoever has
+the file.`,
 		Example: `  teeth initramfs build --profile metal --out out
+  teeth initramfs build --iso --append "teeth.server=10.0.0.1:8081 teeth.ca_sha256=HEX teeth.token=TEXT"
   teeth initramfs build --kernel /srv/my-kernel     # vmlinuz*, lib/modules/VERSION`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -76,6 +84,9 @@ version of the kernel until --update.`,
 	f.StringVar(&opt.Agent, "agent", "", "agent that is already built (default: build it from --source)")
 	f.StringVar(&opt.SourceDir, "source", ".", "folder in the source of Teeth, to build the agent from")
 	f.StringVar(&opt.Version, "image-version", buildVersion(), "version to record in the image")
+	f.BoolVar(&opt.UKI, "uki", false, "also build a unified kernel image for UEFI")
+	f.BoolVar(&opt.ISO, "iso", false, "also build a CD image for BIOS and UEFI")
+	f.StringVar(&opt.Append, "append", "", "kernel command line of both, behind the consoles")
 	f.BoolVar(&opt.Rescue, "rescue", false, "also build an image with a shell, to load on top")
 	f.StringVarP(&output, "output", "o", "table", "table or json")
 	f.BoolVarP(&verbose, "verbose", "v", false, "say how long each step takes")
@@ -95,8 +106,10 @@ func printManifest(out io.Writer, dir string, m *initramfs.Manifest, took time.D
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "FILE\tBYTES\tSHA-256")
 	files := []initramfs.File{m.Image, m.Kernel.File}
-	if m.Rescue != nil {
-		files = append(files, *m.Rescue)
+	for _, f := range []*initramfs.File{m.Rescue, m.UKI, m.ISO} {
+		if f != nil {
+			files = append(files, *f)
+		}
 	}
 	for _, f := range files {
 		fmt.Fprintf(w, "%s\t%d\t%s\n", filepath.Join(dir, f.Name), f.Size, f.SHA256)
