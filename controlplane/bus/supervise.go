@@ -1,0 +1,175 @@
+package bus
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+const (
+	dialWait     = 10 * time.Second
+	minBackoff   = 250 * time.Millisecond
+	steady       = 10 * time.Second // a connection that lasted so long starts the backoff anew
+	farewellWait = 2 * time.Second
+)
+
+// supervise keeps one connection: it dials, has work use the connection until
+// work returns or the connection is lost, and starts over.
+func (b *AMQP) supervise(st *state, name string, work func(context.Context, *amqp.Connection) error) {
+	backoff := minBackoff
+	for attempt := 0; b.ctx.Err() == nil; attempt++ {
+		url := b.c.URLs[attempt%len(b.c.URLs)]
+		log := b.c.Log.With("broker", shown(url), "connection", name)
+		began := time.Now()
+		err := b.once(st, name, url, work)
+		if b.ctx.Err() != nil {
+			return
+		}
+		b.set(func() { *st = state{err: fmt.Errorf("AMQP broker %s: %w", shown(url), err)} })
+		if time.Since(began) > steady {
+			backoff = minBackoff
+		}
+		// Full jitter: servers that lost the broker together do not return together.
+		pause := minBackoff/2 + rand.N(backoff)
+		log.Warn("no connection to the AMQP broker", "error", err, "again_in", pause.Round(time.Millisecond).String())
+		backoff = min(2*backoff, b.c.MaxBackoff)
+		select {
+		case <-time.After(pause):
+		case <-b.ctx.Done():
+			return
+		}
+		b.reconnects.Add(1)
+	}
+}
+
+func (b *AMQP) once(st *state, name, url string, work func(context.Context, *amqp.Connection) error) error {
+	ctx, cancel := context.WithCancel(b.ctx)
+	defer cancel()
+	conn, raw, err := b.dial(ctx, name, url)
+	if err != nil {
+		return err
+	}
+	lost := conn.NotifyClose(make(chan *amqp.Error, 1))
+	blocked := conn.NotifyBlocked(make(chan amqp.Blocking, 16))
+	defer func() {
+		// The farewell may hang on a socket that takes nothing; the socket decides.
+		farewell := time.AfterFunc(farewellWait, func() { raw.Close() })
+		conn.CloseDeadline(time.Now().Add(farewellWait))
+		farewell.Stop()
+		raw.Close()
+	}()
+	if err := declare(conn, b.c.Exchanges); err != nil {
+		return err
+	}
+	b.set(func() { *st = state{up: true} })
+	b.c.Log.Info("connected to the AMQP broker", "broker", shown(url), "connection", name)
+	done := make(chan error, 1)
+	go func() { done <- work(ctx, conn) }()
+	for {
+		select {
+		case reason, ok := <-blocked:
+			if !ok {
+				blocked = nil
+				continue
+			}
+			b.set(func() {
+				st.blocked = ""
+				if reason.Active {
+					st.blocked = "blocked by " + reason.Reason
+				}
+			})
+			if reason.Active {
+				b.c.Log.Warn("the AMQP broker takes no messages for now", "broker", shown(url), "connection", name, "reason", reason.Reason)
+			} else {
+				b.c.Log.Info("the AMQP broker takes messages again", "broker", shown(url), "connection", name)
+			}
+		case e := <-lost:
+			err := error(errLost)
+			if e != nil {
+				err = e
+			}
+			cancel()
+			raw.Close() // unblocks work
+			<-done
+			return err
+		case err := <-done:
+			cancel()
+			return err
+		case <-ctx.Done():
+			// Work ends by itself; if it is stuck in a write, the deadline of the
+			// write ends it.
+			return <-done
+		}
+	}
+}
+
+var errLost = fmt.Errorf("connection lost")
+
+// dial returns the connection and the socket below it.
+func (b *AMQP) dial(ctx context.Context, name, url string) (*amqp.Connection, net.Conn, error) {
+	var raw net.Conn
+	properties := amqp.NewConnectionProperties()
+	properties["product"] = "teeth"
+	properties.SetClientConnectionName("teeth " + name)
+	var t *tls.Config
+	if b.tls != nil {
+		t = b.tls.Clone() // the library writes the server's name into it
+	}
+	conn, err := amqp.DialConfig(url, amqp.Config{
+		Heartbeat: b.c.Heartbeat, TLSClientConfig: t, Properties: properties,
+		Dial: func(network, address string) (net.Conn, error) {
+			d := net.Dialer{Timeout: dialWait}
+			c, err := d.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			raw = &impatient{Conn: c, wait: b.c.WriteWait}
+			context.AfterFunc(ctx, func() { // gone long before, unless the peer is silent
+				time.AfterFunc(farewellWait+time.Second, func() { c.Close() })
+			})
+			// For the handshakes; the library takes it away after them.
+			return raw, c.SetDeadline(time.Now().Add(dialWait))
+		},
+	})
+	if err != nil {
+		if raw != nil {
+			raw.Close()
+		}
+		return nil, nil, err
+	}
+	return conn, raw, nil
+}
+
+// impatient is a connection on which no single write takes for ever, so that a
+// broker that stopped reading cannot hold a goroutine.
+type impatient struct {
+	net.Conn
+	wait time.Duration
+}
+
+func (c *impatient) Write(p []byte) (int, error) {
+	if err := c.Conn.SetWriteDeadline(time.Now().Add(c.wait)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
+
+// declare declares the exchanges on a channel of its own: a refusal closes it.
+func declare(conn *amqp.Connection, exchanges []string) error {
+	ch, err := conn.Channel()
+	if err != nil {
+		return fmt.Errorf("open a channel: %w", err)
+	}
+	defer ch.Close()
+	for _, name := range exchanges {
+		if err := ch.ExchangeDeclare(name, amqp.ExchangeTopic, true, false, false, false, nil); err != nil {
+			return fmt.Errorf("declare exchange %s as topic, durable: %w", name, err)
+		}
+	}
+	return nil
+}
