@@ -2,8 +2,9 @@
 // is described by the fragments in openapi/, which the server itself serves as one document.
 //
 // Answers are JSON; errors are problem details (RFC 9457); lists come in pages.
-// Every request but the one for the description needs the operator's token as a
-// bearer token (RFC 6750).
+// Every request but the one for the description needs a token as a bearer token
+// (RFC 6750), whose user has a role that allows it. A request that changes
+// something is in the audit trail before it is carried out.
 package api
 
 import (
@@ -23,7 +24,6 @@ import (
 
 	"github.com/teeth-metal/teeth/controlplane/gateway"
 	"github.com/teeth-metal/teeth/controlplane/images"
-	"github.com/teeth-metal/teeth/controlplane/pki"
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/controlplane/workflow"
 	"github.com/teeth-metal/teeth/wire/teeth"
@@ -43,18 +43,28 @@ type Config struct {
 	Gateway *gateway.Gateway
 	Engine  *workflow.Engine
 	Images  *images.Library
-	Token   string // the operator's
+	Token   string // of the admin who has access to the server's data directory
 	Version string // of the server's software
 	Log     *slog.Logger
+
+	Limits  Limits
+	Health  http.Handler // answers /healthz and /readyz; nil: neither is there
+	Metrics http.Handler // answers /metrics; nil: it is not there
+	Observe Observe      // is told of every request; may be nil
 }
+
+// Observe is told of a request that has been answered. Route is its pattern, "" if
+// there is none for it; code is the HTTP status, 499 if the client did not wait.
+type Observe func(route string, code int, took time.Duration)
 
 type server struct {
 	Config
+	gate     *gate
 	watchers chan struct{} // one for each open event stream
 	done     context.Context
 }
 
-// route is one operation of the description.
+// route is one operation of the description. Who may ask for it is in roles.
 type route struct {
 	pattern string
 	handle  func(*server, http.ResponseWriter, *http.Request) error
@@ -63,7 +73,7 @@ type route struct {
 // routes are all operations. A subject with more than a few has a file of its own,
 // and a list that is joined here.
 var routes = slices.Concat(
-	coreRoutes,
+	coreRoutes, operatorRoutes,
 )
 
 var coreRoutes = []route{
@@ -87,23 +97,28 @@ var coreRoutes = []route{
 
 // Handler returns the interface. Event streams end when ctx does.
 func Handler(ctx context.Context, c Config) http.Handler {
-	s := &server{Config: c, watchers: make(chan struct{}, 256), done: ctx}
+	s := &server{Config: c, gate: newGate(c.Store, c.Token, c.Limits), watchers: make(chan struct{}, 256), done: ctx}
+	go s.gate.keep(ctx, func(err error) { s.Log.Error("cannot record the use of tokens", "error", err) })
 	mux := http.NewServeMux()
 	for _, r := range routes {
-		mux.HandleFunc(r.pattern, func(w http.ResponseWriter, req *http.Request) {
-			if err := s.authorise(w, req); err == nil {
-				if err := r.handle(s, w, req); err != nil {
-					s.problem(w, req, err)
-				}
-			} else {
-				s.problem(w, req, err)
-			}
-		})
+		mux.HandleFunc(r.pattern, func(w http.ResponseWriter, req *http.Request) { s.serve(r, w, req) })
 	}
 	mux.HandleFunc("GET /v1/openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/yaml") // RFC 9512
 		w.Write(description)
 	})
+	if c.Health != nil {
+		mux.Handle("GET /healthz", c.Health)
+		mux.Handle("GET /readyz", c.Health)
+	}
+	if c.Metrics != nil {
+		mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, req *http.Request) {
+			s.serve(route{"GET /metrics", func(_ *server, w http.ResponseWriter, req *http.Request) error {
+				c.Metrics.ServeHTTP(w, req)
+				return nil
+			}}, w, req)
+		})
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, req *http.Request) {
 		s.problem(w, req, &refusal{http.StatusNotFound, "no such resource; see /v1/openapi.yaml"})
 	})
@@ -113,7 +128,16 @@ func Handler(ctx context.Context, c Config) http.Handler {
 			// it, and would without end. Who reads one to its end removes the deadline.
 			http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyStall))
 		}
-		mux.ServeHTTP(w, r)
+		a := &answer{ResponseWriter: w}
+		begun := time.Now()
+		if err := s.gate.pace(a, r); err != nil {
+			s.problem(a, r, err)
+		} else {
+			mux.ServeHTTP(a, r)
+		}
+		if s.Observe != nil {
+			s.Observe(r.Pattern, a.code(), time.Since(begun))
+		}
 	})
 }
 
@@ -154,15 +178,6 @@ type refusal struct {
 
 func (r *refusal) Error() string { return r.detail }
 
-func (s *server) authorise(w http.ResponseWriter, r *http.Request) error {
-	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok || !pki.Equal(token, s.Token) {
-		w.Header().Set("WWW-Authenticate", `Bearer realm="teeth"`)
-		return &refusal{http.StatusUnauthorized, "the operator's token is missing or wrong: it is in client.json in the server's data directory"}
-	}
-	return nil
-}
-
 // status maps errors of the packages below to HTTP.
 func status(err error) int {
 	var known *refusal
@@ -202,6 +217,9 @@ func (s *server) problem(w http.ResponseWriter, r *http.Request, err error) {
 			detail = err.Error() // a full disk, or the other server's answer: the operator can help it
 		}
 	}
+	if a, ok := w.(*answer); ok {
+		a.detail = detail
+	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(code)
 	json.NewEncoder(w).Encode(map[string]any{
@@ -240,6 +258,15 @@ func read(w http.ResponseWriter, r *http.Request, v any) error {
 		return err
 	}
 	return &refusal{http.StatusBadRequest, "request: " + err.Error()}
+}
+
+// readRaw returns a request's body, at most maxBody of it.
+func readRaw(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err == nil {
+		http.NewResponseController(w).SetReadDeadline(time.Time{})
+	}
+	return b, err
 }
 
 // list is a page of items. Next is the page parameter of the page after it.
