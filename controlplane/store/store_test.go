@@ -348,8 +348,8 @@ func TestReopenKeepsEverything(t *testing.T) {
 		t.Errorf("write after Close: %v", err)
 	}
 	s = open(t, path)
-	// That the chassis is not connected any more is one change.
-	if got, _ := s.Revision(); got != rev+1 {
+	// That the chassis is not connected any more is one change, and a notice of it.
+	if got, _ := s.Revision(); got != rev+2 {
 		t.Errorf("revision %d after reopening, was %d", got, rev)
 	}
 	if got, err := s.Chassis(t.Context(), c.ID); err != nil || got.Connected || got.OpenRun != r.ID {
@@ -456,7 +456,7 @@ func TestEventsAreBounded(t *testing.T) {
 	}
 	wg.Wait()
 	var n int
-	if err := s.r.QueryRow(`SELECT COUNT(*) FROM events`).Scan(&n); err != nil || n != maxEvents {
+	if err := s.r.QueryRowContext(t.Context(), `SELECT COUNT(*) FROM events`).Scan(&n); err != nil || n != maxEvents {
 		t.Errorf("%d events kept, %v", n, err)
 	}
 }

@@ -1,0 +1,303 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/stdlib"
+)
+
+const (
+	// channel is where servers notify each other of commits.
+	channel = "teeth"
+	// pollEvery is how often the revision is asked for, should a notification be lost.
+	pollEvery = time.Second
+	// readers is how many connections queries share. With the writer's and the
+	// listener's a server has ten.
+	readers = 8
+)
+
+// settings of every connection. The row that holds the revision is locked while
+// a transaction runs: a server that stops in the middle of one, or is cut off,
+// must not stop the others for longer than this.
+var settings = map[string]string{
+	"application_name":                    "teeth",
+	"statement_timeout":                   "30s",
+	"idle_in_transaction_session_timeout": "10s",
+	"tcp_keepalives_idle":                 "10",
+	"tcp_keepalives_interval":             "5",
+	"tcp_keepalives_count":                "3",
+	"tcp_user_timeout":                    "20s",
+}
+
+type postgres struct {
+	config *pgx.ConnConfig
+	name   string // without password
+}
+
+func (s *Store) openPostgres(dsn string) error {
+	config, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		// What it quotes of a DSN that it cannot parse may be the password.
+		return errors.New("PostgreSQL URL: want postgres://USER@HOST:PORT/DATABASE?sslmode=verify-full, with special characters of names and passwords percent-encoded")
+	}
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = 5 * time.Second
+	}
+	for name, value := range settings {
+		if _, set := config.RuntimeParams[name]; !set {
+			config.RuntimeParams[name] = value
+		}
+	}
+	hosts := map[string]bool{config.Host: true}
+	for _, f := range config.Fallbacks {
+		hosts[f.Host] = true
+	}
+	if len(hosts) > 1 && config.ValidateConnect == nil {
+		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite // not the standby
+	}
+	s.postgres = &postgres{
+		config: config,
+		name:   (&url.URL{Scheme: "postgres", User: url.User(config.User), Host: net.JoinHostPort(config.Host, fmt.Sprint(config.Port)), Path: "/" + config.Database}).Redacted(),
+	}
+	if !protected(config) {
+		s.log.Warn("the connection to the database may be read or redirected by others: add sslmode=verify-full to its URL", "database", s.postgres.name)
+	}
+	s.w = stdlib.OpenDB(*config)
+	s.w.SetMaxOpenConns(1)
+	db := stdlib.OpenDB(*config)
+	db.SetMaxOpenConns(readers)
+	db.SetMaxIdleConns(readers)
+	db.SetConnMaxIdleTime(5 * time.Minute)
+	s.r = reader{db: db, d: postgreSQL}
+	return nil
+}
+
+// protected reports whether every host is on this machine, or verified by TLS.
+func protected(c *pgx.ConnConfig) bool {
+	hosts := []*pgconn.FallbackConfig{{Host: c.Host, TLSConfig: c.TLSConfig}}
+	for _, h := range append(hosts, c.Fallbacks...) {
+		if strings.HasPrefix(h.Host, "/") || h.Host == "localhost" {
+			continue
+		}
+		if ip := net.ParseIP(h.Host); ip != nil && ip.IsLoopback() {
+			continue
+		}
+		if h.TLSConfig == nil || h.TLSConfig.InsecureSkipVerify && h.TLSConfig.VerifyPeerCertificate == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// currentRevision waits for its turn to write and gives the revision and the time.
+// The lock is taken in a subquery so that the clock is read after it.
+const currentRevision = `SELECT rev, CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)
+	FROM (SELECT rev FROM revision FOR UPDATE) AS locked`
+
+func (s *Store) beginPostgres(ctx context.Context) (*tx, error) {
+	conn, err := s.w.Conn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close() // the transaction keeps it
+	sqlTx, err := conn.BeginTx(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	t := &tx{sql: sqlTx, ctx: ctx, d: postgreSQL}
+	if err := sqlTx.QueryRowContext(ctx, currentRevision).Scan(&t.rev, &t.now); err != nil {
+		sqlTx.Rollback()
+		if code(err) == "25006" { // read-only: a primary that has become a standby
+			conn.Raw(func(any) error { return driver.ErrBadConn })
+		}
+		return nil, err
+	}
+	s.ahead.Store(t.now - time.Now().UnixMilli())
+	s.heardOf(t.rev)
+	return t, nil
+}
+
+// concludePostgres commits. When the connection is lost meanwhile it finds out
+// whether the commit was made.
+func (s *Store) concludePostgres(t *tx, before int64) (again bool, err error) {
+	// One round trip, hence no parameters. The number tells, later, whether this
+	// transaction was committed.
+	last := fmt.Sprintf(`INSERT INTO commits (instance, server, batch) VALUES ('%s', '%s', %d)
+		ON CONFLICT (instance) DO UPDATE SET batch = excluded.batch`, s.instance, s.server, s.batch+1)
+	if t.rev > before {
+		last += fmt.Sprintf(`; UPDATE revision SET rev = %d; SELECT pg_notify('%s', '%d %s')`, t.rev, channel, t.rev, s.instance)
+	}
+	if _, err := t.Exec(last); err != nil {
+		return true, fmt.Errorf("%w: the transaction was lost: %w", ErrUnavailable, err)
+	}
+	s.batch++
+	err = t.sql.Commit()
+	if err == nil {
+		return false, nil
+	}
+	var answer *pgconn.PgError
+	if errors.As(err, &answer) && answer.Severity == "ERROR" || errors.Is(err, pgx.ErrTxCommitRollback) {
+		return repeatable(err), fmt.Errorf("store: commit: %w", err)
+	}
+	s.log.Error("the database was lost during a commit", "database", s.name(), "error", err)
+	committed, e := s.wasCommitted(s.batch)
+	switch {
+	case e != nil:
+		return false, fmt.Errorf("store: %w: the database was lost during the commit: %w", ErrInDoubt, errors.Join(err, e))
+	case committed:
+		return false, nil
+	}
+	return true, fmt.Errorf("%w: commit: %w", ErrUnavailable, err)
+}
+
+// wasCommitted finds out whether the transaction with this number was. To lock
+// the revision is to wait until the lost connection's transaction has ended, one
+// way or the other. It gives up when the database stays away.
+func (s *Store) wasCommitted(number int64) (bool, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), outage)
+	defer cancel()
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		t, err := s.beginPostgres(ctx)
+		if err == nil {
+			var newest int64
+			err = t.QueryRow(`SELECT batch FROM commits WHERE instance = ?`, s.instance).Scan(&newest)
+			t.sql.Rollback()
+			if err == nil || errors.Is(err, sql.ErrNoRows) {
+				return newest == number, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return false, err
+		case <-s.quit:
+			return false, errors.Join(err, ErrClosed)
+		case <-time.After(pause/2 + rand.N(pause)):
+		}
+	}
+}
+
+// listen hears of other servers' commits until ctx ends, over a connection of
+// its own that it makes anew whenever it is lost.
+func (s *Store) listen(ctx context.Context) {
+	for pause := 100 * time.Millisecond; ctx.Err() == nil; pause = min(2*pause, 5*time.Second) {
+		began := time.Now()
+		err := s.hear(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		s.log.Warn("lost the connection that hears of other servers' changes; polling meanwhile", "database", s.name(), "error", err)
+		if time.Since(began) > time.Minute {
+			pause = 100 * time.Millisecond
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause/2 + rand.N(pause)):
+		}
+	}
+}
+
+func (s *Store) hear(ctx context.Context) error {
+	conn, err := pgx.ConnectConfig(ctx, s.postgres.config.Copy())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(ctx, `LISTEN `+channel); err != nil {
+		return err
+	}
+	for {
+		// A silent connection may be a lost one.
+		waiting, cancel := context.WithTimeout(ctx, time.Minute)
+		n, err := conn.WaitForNotification(waiting)
+		cancel()
+		switch {
+		case err == nil:
+			var rev int64
+			var from string
+			if _, err := fmt.Sscanf(n.Payload, "%d %36s", &rev, &from); err == nil && from != s.instance {
+				// It may come from another estate's schema in the same database.
+				if rev, err := s.stored(ctx); err == nil {
+					s.heardOf(rev)
+				}
+			}
+		case waiting.Err() != nil && ctx.Err() == nil:
+			if err := conn.Ping(ctx); err != nil {
+				return err
+			}
+		default:
+			return err
+		}
+	}
+}
+
+// poll covers notifications that were lost with their connection.
+func (s *Store) poll(ctx context.Context) {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if rev, err := s.stored(ctx); err == nil { // otherwise the writer and the readers say it
+			s.heardOf(rev)
+		}
+	}
+}
+
+// stored reads the newest revision, and the clock.
+func (s *Store) stored(ctx context.Context) (rev int64, err error) {
+	var now int64
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	err = s.r.QueryRowContext(ctx, `SELECT rev, CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT) FROM revision`).Scan(&rev, &now)
+	if err == nil {
+		s.ahead.Store(now - time.Now().UnixMilli())
+	}
+	return rev, err
+}
+
+// code is the SQLSTATE of an error that PostgreSQL has answered with, or "".
+func code(err error) string {
+	var answer *pgconn.PgError
+	if errors.As(err, &answer) {
+		return answer.Code
+	}
+	return ""
+}
+
+// repeatable reports whether the whole transaction is to be done again because
+// it got in the way of another.
+func repeatable(err error) bool {
+	c := code(err)
+	return c == "40001" || c == "40P01"
+}
+
+// broken reports whether the connection is what failed, or PostgreSQL itself,
+// rather than the statement.
+func broken(err error) bool {
+	var answer *pgconn.PgError
+	var network net.Error
+	var connect *pgconn.ConnectError
+	switch {
+	case errors.As(err, &answer):
+		return answer.Severity == "FATAL" || answer.Severity == "PANIC" || strings.HasPrefix(answer.Code, "08")
+	case errors.As(err, &connect):
+		return true
+	}
+	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
+		errors.As(err, &network) || pgconn.SafeToRetry(err)
+}
