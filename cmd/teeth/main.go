@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/teeth-metal/teeth/controlplane/client"
 	"github.com/teeth-metal/teeth/controlplane/client/live"
 )
 
@@ -20,6 +21,7 @@ var version = "devel"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	err := rootCommand().ExecuteContext(ctx)
 	stop()
 	if err != nil {
@@ -47,6 +49,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 control plane not re
 	root.AddCommand(
 		serveCommand(), chassisCommand(), taskCommand(), imageCommand(),
 		initramfsCommand(), labCommand(),
+		userCommand(), tokenCommand(), auditCommand(), specCommand(),
 	)
 	return root
 }
@@ -73,7 +76,7 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &usage):
+	case errors.As(err, &usage), errors.Is(err, client.ErrInvalid):
 		return 2
 	case isNotFound(err):
 		return 3

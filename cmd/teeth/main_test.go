@@ -205,7 +205,7 @@ func TestAgainstControlPlane(t *testing.T) {
 		{"chassis show sn1", 0, "52:54:00:00:00:01"},
 		{"image add " + image, 0, "tiny  raw"},
 		{"image list", 0, "1048576"},
-		{"image add " + image + " --name other --sha256 " + strings.Repeat("ab", 32), 1, "expected abab"},
+		{"image add " + image + " --name other --sha256 " + strings.Repeat("ab", 32), 2, "expected abab"},
 		{"image add /nonexistent/disk.raw", 2, "/nonexistent/disk.raw"},
 		{"image add " + filepath.Dir(image) + " --format raw", 2, "not a plain file"},
 		{"task list --chassis SN1", 0, "TASK"},

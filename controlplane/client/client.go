@@ -22,8 +22,11 @@ import (
 // listens, the connection broke, or the server is not the one that was pinned.
 var ErrUnreachable = errors.New("control plane not reachable")
 
-// ErrNotFound is what a *Problem with status 404 is.
-var ErrNotFound = errors.New("not found")
+// ErrNotFound is what a *Problem with status 404 is, ErrInvalid one with 400 or 422.
+var (
+	ErrNotFound = errors.New("not found")
+	ErrInvalid  = errors.New("the request makes no sense")
+)
 
 // Problem is the server's refusal of a request (RFC 9457).
 type Problem struct {
@@ -40,9 +43,16 @@ func (p *Problem) Error() string {
 	return fmt.Sprintf("%s (HTTP status %d)", p.Title, p.Status)
 }
 
-// Is makes a Problem with status 404 an ErrNotFound.
+// Is makes a Problem with status 404 an ErrNotFound, and one with 400 or 422 an
+// ErrInvalid.
 func (p *Problem) Is(target error) bool {
-	return target == ErrNotFound && p.Status == http.StatusNotFound
+	switch p.Status {
+	case http.StatusNotFound:
+		return target == ErrNotFound
+	case http.StatusBadRequest, http.StatusUnprocessableEntity:
+		return target == ErrInvalid
+	}
+	return false
 }
 
 // Config is how to reach a control plane. `teeth serve` writes one for this
