@@ -25,10 +25,13 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/api"
 	"github.com/teeth-metal/teeth/controlplane/client"
 	"github.com/teeth-metal/teeth/controlplane/gateway"
+	"github.com/teeth-metal/teeth/controlplane/health"
 	"github.com/teeth-metal/teeth/controlplane/images"
+	"github.com/teeth-metal/teeth/controlplane/metrics"
 	"github.com/teeth-metal/teeth/controlplane/netboot"
 	"github.com/teeth-metal/teeth/controlplane/pki"
 	"github.com/teeth-metal/teeth/controlplane/store"
+	"github.com/teeth-metal/teeth/controlplane/systemd"
 	"github.com/teeth-metal/teeth/controlplane/workflow"
 )
 
@@ -76,6 +79,7 @@ type Config struct {
 // Info is what a running control plane tells its operator.
 type Info struct {
 	Agents, API, Boot, InsecureAgents string // addresses with their real ports
+	Metrics                           string // the same; "" if there is none
 
 	CASHA256   string // what agents and clients pin
 	ClientFile string // how the client package finds and proves itself to this server
@@ -150,13 +154,19 @@ type server struct {
 	operator  string
 	engine    *workflow.Engine
 	gateway   *gateway.Gateway
+	health    *health.Checks // what /readyz answers; parts add theirs
+	metrics   *metrics.Metrics
 
-	bootPort string
-	enrol    string
+	bootPort, metricsAddress string
+
+	enrol string
 }
 
 // open reads or makes what is kept in the data directory, and wires the parts.
 func (s *server) open(ctx context.Context) (err error) {
+	s.health = &health.Checks{Log: s.Log}
+	s.health.Add("database", s.store.Ping)
+	s.metrics = metrics.New(s.Version)
 	if s.enrol, err = pki.Secret(s.DataDir, "enrol.token"); err != nil {
 		return fmt.Errorf("enrolment token: %w", err)
 	}
@@ -209,9 +219,10 @@ func (s *server) bootURL(c store.Chassis) (string, error) {
 	return "http://" + net.JoinHostPort(c.Endpoint, s.bootPort), nil
 }
 
-// run listens everywhere, then serves until ctx ends or a part fails.
+// run listens everywhere, then serves until outer ends or a part fails. When outer
+// ends, operators' requests end first, then the parts that they may need.
 func (s *server) run(outer context.Context) error {
-	ctx, cancel := context.WithCancelCause(outer)
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(outer))
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	defer cancel(nil)
@@ -241,9 +252,13 @@ func (s *server) run(outer context.Context) error {
 	if err != nil {
 		return err
 	}
-	operators := api.Handler(ctx, api.Config{
+	requests, endRequests := context.WithCancel(ctx)
+	defer context.AfterFunc(outer, endRequests)()
+	defer endRequests()
+	operators := api.Handler(requests, api.Config{
 		Store: s.store, Gateway: s.gateway, Engine: s.engine, Images: s.images,
 		Token: s.operator, Version: s.Version, Log: s.Log,
+		Health: s.health, Metrics: s.metrics.Handler(), Observe: s.metrics.Requests("api"), Limits: s.Operations.limits(),
 	})
 	if err := s.writeClientFile(info); err != nil {
 		return err
@@ -263,8 +278,10 @@ func (s *server) run(outer context.Context) error {
 		start(func() error { return s.gateway.Serve(ctx, listeners[info.InsecureAgents], nil) })
 	}
 	start(func() error { return netboot.Serve(ctx, listeners[info.Boot], boot, s.Log) })
+	answered := make(chan struct{})
 	start(func() error {
-		return api.Serve(ctx, tls.NewListener(listeners[info.API], tlsConfig), operators, s.Log)
+		defer close(answered)
+		return api.Serve(requests, tls.NewListener(listeners[info.API], tlsConfig), operators, s.Log)
 	})
 	for _, more := range []func(context.Context, func(func() error)) error{
 		s.startEnrolment, s.startNetwork, s.startHardware, s.startMessages, s.startOperations,
@@ -274,10 +291,19 @@ func (s *server) run(outer context.Context) error {
 		}
 	}
 	s.Log.Info("control plane is up", "agents", info.Agents, "api", info.API, "boot", info.Boot, "ca_sha256", info.CASHA256)
+	info.Metrics = s.metricsAddress
 	if s.Ready != nil {
 		s.Ready(info)
 	}
-	<-ctx.Done()
+	s.tellManager(systemd.Ready)
+	select {
+	case <-outer.Done():
+		s.tellManager(systemd.Stopping)
+		s.Log.Info("control plane is stopping")
+		<-answered
+		cancel(nil)
+	case <-ctx.Done():
+	}
 	parts.Wait()
 	if outer.Err() != nil { // its cause is what ended it, a signal perhaps, and no failure
 		return nil

@@ -22,6 +22,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/teeth-metal/teeth/controlplane/api/quota"
 	"github.com/teeth-metal/teeth/controlplane/gateway"
 	"github.com/teeth-metal/teeth/controlplane/images"
 	"github.com/teeth-metal/teeth/controlplane/store"
@@ -141,22 +142,31 @@ func Handler(ctx context.Context, c Config) http.Handler {
 	})
 }
 
+// Connections that Serve accepts. Requests under way have grace to end when the
+// server does.
+const (
+	maxConnections = 2048
+	maxPerAddress  = 256
+	grace          = 10 * time.Second
+)
+
 // Serve serves h over TLS (l is a TLS listener) until ctx ends, then lets
-// requests finish for a moment.
+// requests finish for a while.
 func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
 	srv := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    32 << 10,
+		ConnState:         quota.NewConns(maxConnections, maxPerAddress).ConnState,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	closed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(closed)
-		grace, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		end, cancel := context.WithTimeout(context.Background(), grace)
 		defer cancel()
-		if srv.Shutdown(grace) != nil {
+		if srv.Shutdown(end) != nil {
 			srv.Close()
 		}
 	})
@@ -188,6 +198,8 @@ func status(err error) int {
 		return known.status
 	case errors.As(err, &large):
 		return http.StatusRequestEntityTooLarge
+	case errors.Is(err, store.ErrUnavailable), errors.Is(err, store.ErrClosed):
+		return http.StatusServiceUnavailable
 	case errors.Is(err, store.ErrNotFound):
 		return http.StatusNotFound
 	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrAmbiguous), errors.Is(err, gateway.ErrNotConnected):
@@ -213,7 +225,7 @@ func (s *server) problem(w http.ResponseWriter, r *http.Request, err error) {
 		}
 		s.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 		detail = "internal error; see the server's log"
-		if strings.HasPrefix(r.URL.Path, "/v1/images") {
+		if strings.HasPrefix(r.URL.Path, "/v1/images") || errors.Is(err, store.ErrInDoubt) {
 			detail = err.Error() // a full disk, or the other server's answer: the operator can help it
 		}
 	}

@@ -265,5 +265,5 @@ func TestAuditTrail(t *testing.T) {
 	}
 	// What cannot be recorded is not done.
 	d.store.Close()
-	d.ask("builtin", "POST /v1/users", `{"name":"bob","role":"viewer"}`, 500, nil)
+	d.ask("builtin", "POST /v1/users", `{"name":"bob","role":"viewer"}`, 503, nil)
 }
