@@ -13,6 +13,7 @@ import (
 func serveCommand() *cobra.Command {
 	var c controlplane.Config
 	var insecure bool
+	var config string
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the control plane",
@@ -25,6 +26,9 @@ its certificate, which chassis pin. The address of the boot script for iPXE is
 http://HOST:8082/boot/ipxe.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := configure(cmd, config); err != nil {
+				return err
+			}
 			if insecure != (c.InsecureAgents != "") {
 				return usagef("--insecure and --insecure-agents go together: agents on that address are neither verified nor encrypted")
 			}
@@ -38,6 +42,7 @@ http://HOST:8082/boot/ipxe.`,
 		},
 	}
 	f := cmd.Flags()
+	f.StringVar(&config, configFlag, "", "YAML file of settings, whose keys are the names of these flags; the command line wins")
 	f.StringVar(&c.DataDir, "data", defaultData, "folder of all state")
 	f.StringVar(&c.BootDir, "boot-dir", "out", "folder with the appliance image, as teeth initramfs build wrote it")
 	f.StringVar(&c.Agents, "agents", controlplane.DefaultAgents, "address for agents, TLS")
