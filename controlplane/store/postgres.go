@@ -107,12 +107,7 @@ const currentRevision = `SELECT rev, CAST(EXTRACT(EPOCH FROM clock_timestamp()) 
 	FROM (SELECT rev FROM revision FOR UPDATE) AS locked`
 
 func (s *Store) beginPostgres(ctx context.Context) (*tx, error) {
-	conn, err := s.w.Conn(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close() // the transaction keeps it
-	sqlTx, err := conn.BeginTx(ctx, nil)
+	sqlTx, err := s.w.BeginTx(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +115,8 @@ func (s *Store) beginPostgres(ctx context.Context) (*tx, error) {
 	if err := sqlTx.QueryRowContext(ctx, currentRevision).Scan(&t.rev, &t.now); err != nil {
 		sqlTx.Rollback()
 		if code(err) == "25006" { // read-only: a primary that has become a standby
-			conn.Raw(func(any) error { return driver.ErrBadConn })
+			s.w.SetMaxIdleConns(0) // closes the connection; the next finds the new primary
+			s.w.SetMaxIdleConns(1)
 		}
 		return nil, err
 	}

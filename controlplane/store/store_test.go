@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -13,18 +12,6 @@ import (
 
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
-
-func open(t testing.TB, path string) *Store {
-	t.Helper()
-	s, err := Open(t.Context(), path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return s
-}
-
-func newStore(t testing.TB) *Store { return open(t, filepath.Join(t.TempDir(), "teeth.db")) }
 
 func connect(t testing.TB, s *Store, mac string) Chassis {
 	t.Helper()
@@ -336,7 +323,7 @@ func TestIdentityAndFind(t *testing.T) {
 }
 
 func TestReopenKeepsEverything(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "a ?#%&.db")
+	path := newDSN(t)
 	s := open(t, path)
 	c := connect(t, s, "52:54:00:00:00:01")
 	r := newRun(t, s, c.ID, teeth.MethodDiskErase)
@@ -363,7 +350,7 @@ func TestReopenKeepsEverything(t *testing.T) {
 // A chassis that a restart has disconnected has changed, and watchers that come
 // back hear of it.
 func TestRestartIsAChange(t *testing.T) {
-	path := t.TempDir() + "/teeth.db"
+	path := newDSN(t)
 	s := open(t, path)
 	a, b := connect(t, s, "52:54:00:00:00:01"), connect(t, s, "52:54:00:00:00:02")
 	since, _ := s.Revision()
@@ -389,7 +376,7 @@ func TestRestartIsAChange(t *testing.T) {
 }
 
 func TestRefusesANewerSchema(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "teeth.db")
+	path := newDSN(t)
 	s := open(t, path)
 	if _, err := s.w.Exec(`INSERT INTO schema_version (version) VALUES (999)`); err != nil {
 		t.Fatal(err)

@@ -1,0 +1,69 @@
+package store
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/teeth-metal/teeth/controlplane/store/postgrestest"
+)
+
+// databaseEnv makes the tests of this package use PostgreSQL.
+const databaseEnv = "TEETH_TEST_STORE_POSTGRES"
+
+// newDSN is where a test keeps its store.
+func newDSN(t testing.TB) string {
+	t.Helper()
+	if os.Getenv(databaseEnv) == "" {
+		return filepath.Join(t.TempDir(), "a ?#%&.db")
+	}
+	return postgresServer(t).Database(t)
+}
+
+// postgresServer is one server for all tests of this package.
+func postgresServer(t testing.TB) *postgrestest.Server {
+	t.Helper()
+	if url := os.Getenv(databaseEnv); url != "" {
+		t.Setenv(postgrestest.Environment, url)
+	}
+	return postgrestest.Start(t, "fsync = off")
+}
+
+func sqliteOnly(t testing.TB, why string) {
+	t.Helper()
+	if os.Getenv(databaseEnv) != "" {
+		t.Skip("SQLite only: " + why)
+	}
+}
+
+func open(t testing.TB, dsn string) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func newStore(t testing.TB) *Store { return open(t, newDSN(t)) }
+
+// All tests of this package hold for PostgreSQL too.
+func TestOnPostgreSQL(t *testing.T) {
+	if os.Getenv(databaseEnv) != "" {
+		t.Skip("this is that run")
+	}
+	server := postgrestest.Start(t, "fsync = off")
+	args := []string{"-test.run=^Test", "-test.timeout=5m"}
+	if testing.Verbose() {
+		args = append(args, "-test.v")
+	}
+	cmd := exec.Command(os.Args[0], args...)
+	cmd.Env = append(os.Environ(), databaseEnv+"="+server.URL("postgres"))
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Errorf("with PostgreSQL: %v", err)
+	}
+}
