@@ -5,12 +5,12 @@ package bmctest
 import (
 	"bufio"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,6 +25,10 @@ type Sim struct {
 	Target  power.Target
 	console string
 	dir     string
+
+	mu   sync.Mutex
+	conn net.Conn // to the console
+	out  *bufio.Reader
 }
 
 // A program that ipmi_sim asks for the chassis' power and boot device, and tells.
@@ -160,6 +164,9 @@ func StartSim(t testing.TB, more ...string) *Sim {
 		cmd.Process.Kill()
 		cmd.Wait()
 		out.Close()
+		if s.conn != nil {
+			s.conn.Close()
+		}
 	})
 	for start := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		if listens(lan) {
@@ -176,21 +183,28 @@ func StartSim(t testing.TB, more ...string) *Sim {
 // Command gives ipmi_sim a command, e.g. "sensor_set_value 0x20 0 1 0x95 1".
 func (s *Sim) Command(t testing.TB, command string) {
 	t.Helper()
-	c, err := net.Dial("tcp", s.console)
-	if err != nil {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn == nil { // one for all commands: ipmi_sim does not always survive that one is closed
+		c, err := net.Dial("tcp", s.console)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.conn, s.out = c, bufio.NewReader(c)
+		s.prompt(t, "start")
+	}
+	if _, err := fmt.Fprintf(s.conn, "%s\n", command); err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
-	c.SetDeadline(time.Now().Add(5 * time.Second))
-	r := bufio.NewReader(c)
-	if _, err := r.ReadString('>'); err != nil {
-		t.Fatalf("ipmi_sim's console: %v", err)
-	}
-	if _, err := fmt.Fprintf(c, "%s\r\n", command); err != nil {
-		t.Fatal(err)
-	}
-	answer, err := r.ReadString('>')
-	if err != nil && err != io.EOF || strings.Contains(answer, "**") {
+	s.prompt(t, command)
+}
+
+// prompt reads what the console says up to its next prompt.
+func (s *Sim) prompt(t testing.TB, command string) {
+	t.Helper()
+	s.conn.SetDeadline(time.Now().Add(5 * time.Second))
+	answer, err := s.out.ReadString('>')
+	if err != nil || strings.Contains(answer, "**") {
 		t.Fatalf("ipmi_sim: %s: %q, %v", command, answer, err)
 	}
 }

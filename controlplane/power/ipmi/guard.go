@@ -183,7 +183,7 @@ func (g *guard) admitSetUp(payload byte, p []byte) error {
 		if len(p) < 8+crypto.RAKP4ICVLen(g.auth) || len(g.k2) < 16 {
 			return fmt.Errorf("a RAKP message 4 of %d bytes", len(p))
 		}
-		g.active, g.newest, g.window = true, 0, 0
+		g.active, g.newest, g.window, g.status = true, 0, 0, 0
 	}
 	return nil
 }

@@ -147,7 +147,7 @@ func (s *session) explain(ctx context.Context, what string, err error) error {
 		return fmt.Errorf("BMC %s: %s: %w: %w", s.address, what, power.ErrUnreachable, ctx.Err())
 	case strings.Contains(err.Error(), client.ErrRAKPAuthentication.Error()):
 		return fail(power.ErrDenied, "the password is wrong, or it is another BMC")
-	case s.guard.sent != 0 && status != 0:
+	case status != 0:
 		switch status {
 		case statusRoleUnknown, statusRoleForbidden, statusNameTooLong, statusUserUnknown, statusUserForbidden, statusWrongIntegrity:
 			return fail(power.ErrDenied, types.RmcpStatusCode(status).String())
