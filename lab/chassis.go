@@ -13,9 +13,18 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/teeth-metal/teeth/lab/netns"
 )
 
 const emulator = "qemu-system-x86_64"
+
+// Debian's package ovmf, and the file of a chassis's own variables.
+const (
+	uefiCode      = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+	uefiFactory   = "/usr/share/OVMF/OVMF_VARS_4M.fd"
+	uefiVariables = "uefi-variables.fd"
+)
 
 // ErrNotRunning is wrapped by errors of chassis whose power is off.
 var ErrNotRunning = errors.New("chassis is not running")
@@ -45,6 +54,11 @@ func Start(ctx context.Context, spec Spec) (*Chassis, error) {
 			return nil, fmt.Errorf("chassis %s: %w", spec.Name, err)
 		}
 	}
+	if spec.Firmware == UEFI {
+		if err := makeVariables(filepath.Join(spec.Dir, uefiVariables)); err != nil {
+			return nil, fmt.Errorf("chassis %s: %w", spec.Name, err)
+		}
+	}
 	for _, stale := range []string{"console.sock", "qmp.sock", "pid"} {
 		if err := os.Remove(filepath.Join(spec.Dir, stale)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("chassis %s: %w", spec.Name, err)
@@ -60,7 +74,7 @@ func Start(ctx context.Context, spec Spec) (*Chassis, error) {
 	cmd := exec.Command(emulator, spec.arguments()...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = spec.Dir, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	if err := spec.start(ctx, cmd); err != nil {
 		return nil, fmt.Errorf("chassis %s: start QEMU: %w", spec.Name, err)
 	}
 	c := &Chassis{Spec: spec, pid: cmd.Process.Pid, done: make(chan struct{})}
@@ -77,6 +91,34 @@ func Start(ctx context.Context, spec Spec) (*Chassis, error) {
 		return nil, fmt.Errorf("chassis %s: %w; QEMU says: %s", spec.Name, err, tail(filepath.Join(spec.Dir, "qemu.log"), 5))
 	}
 	return c, nil
+}
+
+// start runs QEMU where its network is.
+func (s Spec) start(ctx context.Context, cmd *exec.Cmd) error {
+	if s.Network == "" {
+		return cmd.Start()
+	}
+	n, err := netns.Open(ctx, s.Network)
+	if err == nil {
+		err = n.Tap(ctx, s.tap())
+	}
+	if err != nil {
+		return err
+	}
+	return n.Do(cmd.Start)
+}
+
+// makeVariables gives a chassis the variables of a UEFI firmware that was never
+// started, unless it has some.
+func makeVariables(path string) error {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	b, err := os.ReadFile(uefiFactory)
+	if err != nil {
+		return fmt.Errorf("UEFI needs Debian's package ovmf: %w", err)
+	}
+	return os.WriteFile(path, b, 0o644)
 }
 
 // makeDisk creates a sparse file of the given size, or checks the one there is.

@@ -114,3 +114,49 @@ func TestContains(t *testing.T) {
 		t.Errorf("got %d, %v; want -1", off, err)
 	}
 }
+
+// TestFirmwareAndNetwork looks at what QEMU is told.
+func TestFirmwareAndNetwork(t *testing.T) {
+	disks := []Disk{{Bus: "nvme", Size: 1 << 20}, {Bus: "virtio", Size: 1 << 20}}
+	for _, test := range []struct {
+		name        string
+		spec        Spec
+		want, never []string
+	}{
+		{"disk only", Spec{}, []string{"user,id=net0 ", "romfile= ", "serial=NVME00000001,bootindex=0 "}, []string{"pflash", "tap"}},
+		{"user network", Spec{BootURL: "http://a/"}, []string{"bootfile=http://a/ ", "mac=52:54:00:00:00:01,bootindex=0 ", ",bootindex=100 "}, []string{"romfile="}},
+		{"UEFI's own PXE", Spec{Firmware: UEFI, NetBoot: FirmwarePXE, Network: "n"}, []string{"pflash,unit=1,format=raw,file=uefi-variables.fd", "ifname=tap525400000001 ", "romfile=,bootindex=0 "}, []string{"IPv4PXESupport", "user,id"}},
+		{"UEFI HTTP", Spec{Firmware: UEFI, NetBoot: FirmwareHTTP, Network: "n"}, []string{"IPv4PXESupport,string=no"}, nil},
+		{"CD first", Spec{CD: "/x.iso", BootOrder: []BootSource{FromCD, FromDisk}}, []string{"ide-cd,drive=cd,bootindex=0 ", ",bootindex=101 ", "romfile= "}, nil},
+	} {
+		test.spec.Dir, test.spec.Disks, test.spec.MAC = "x", slices.Clone(disks), "52:54:00:00:00:01"
+		s, err := test.spec.withDefaults()
+		if err != nil {
+			t.Errorf("%s: %v", test.name, err)
+			continue
+		}
+		line := strings.Join(s.arguments(), " ") + " "
+		for _, w := range test.want {
+			if !strings.Contains(line, w) {
+				t.Errorf("%s: no %q in %s", test.name, w, line)
+			}
+		}
+		for _, n := range test.never {
+			if strings.Contains(line, n) {
+				t.Errorf("%s: %q in %s", test.name, n, line)
+			}
+		}
+	}
+	for name, bad := range map[string]Spec{
+		"firmware":           {Firmware: "coreboot"},
+		"PXE of SeaBIOS":     {NetBoot: FirmwarePXE},
+		"script and network": {BootURL: "http://a/", Network: "n"},
+		"twice":              {BootOrder: []BootSource{FromDisk, FromDisk}},
+		"unknown source":     {BootOrder: []BootSource{"floppy"}},
+	} {
+		bad.Dir = "x"
+		if _, err := bad.withDefaults(); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}

@@ -1,9 +1,11 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,21 +15,65 @@ import (
 // Spec is what a chassis is made of. The zero value of every field but Dir has
 // a sensible meaning.
 type Spec struct {
-	Name    string `json:"name"`    // default "chassis"; also the serial number's stem
-	Dir     string `json:"dir"`     // holds disks, serial log and sockets; made if missing
-	Disks   []Disk `json:"disks"`   // in order of their names below Dir
-	Memory  int64  `json:"memory"`  // bytes, default 512 MiB
-	CPUs    int    `json:"cpus"`    // default 2
-	NIC     string `json:"nic"`     // QEMU device, default "virtio-net-pci"
-	MAC     string `json:"mac"`     // default derived from Name
-	UUID    string `json:"uuid"`    // SMBIOS UUID, default derived from Name
-	Serial  string `json:"serial"`  // SMBIOS serial number, default derived from Name
-	BootURL string `json:"bootURL"` // iPXE script; empty: boot from disk
+	Name    string `json:"name"`         // default "chassis"; also the serial number's stem
+	Dir     string `json:"dir"`          // holds disks, serial log and sockets; made if missing
+	Disks   []Disk `json:"disks"`        // in order of their names below Dir
+	Memory  int64  `json:"memory"`       // bytes, default 512 MiB
+	CPUs    int    `json:"cpus"`         // default 2
+	NIC     string `json:"nic"`          // QEMU device, default "virtio-net-pci"
+	MAC     string `json:"mac"`          // default derived from Name
+	UUID    string `json:"uuid"`         // SMBIOS UUID, default derived from Name
+	Serial  string `json:"serial"`       // SMBIOS serial number, default derived from Name
+	BootURL string `json:"bootURL"`      // iPXE script, in the user network; empty: boot from disk
+	CD      string `json:"cd,omitempty"` // a CD image in the drive
+
+	Firmware Firmware `json:"firmware,omitempty"` // default BIOS
+	// BootOrder is what the firmware tries; default: the network if there is
+	// one to boot from, the disks, the CD.
+	BootOrder []BootSource `json:"bootOrder,omitempty"`
+	// NetBoot is who does the booting from the network; default IPXE.
+	NetBoot NetBoot `json:"netBoot,omitempty"`
+	// Network is the name of a network of package netns, which must be there,
+	// or empty for the user network. Booting from such a network takes root.
+	Network string `json:"network,omitempty"`
+
 	// Kernel, Initrd and Append boot directly, without firmware and network.
 	Kernel string `json:"kernel,omitempty"`
 	Initrd string `json:"initrd,omitempty"`
 	Append string `json:"append,omitempty"`
 }
+
+// Firmware is what a chassis starts with.
+type Firmware string
+
+// Firmwares.
+const (
+	BIOS Firmware = "bios" // SeaBIOS
+	UEFI Firmware = "uefi" // EDK II's OVMF, without Secure Boot
+)
+
+// BootSource is a kind of device to boot from.
+type BootSource string
+
+// Boot sources.
+const (
+	FromNetwork BootSource = "network"
+	FromDisk    BootSource = "disk"
+	FromCD      BootSource = "cd"
+)
+
+// NetBoot says which program of a chassis boots it from the network.
+type NetBoot string
+
+// Ways to boot from a network.
+const (
+	// IPXE is the network card's option ROM, as QEMU's cards have it.
+	IPXE NetBoot = "ipxe"
+	// FirmwarePXE is the UEFI firmware's own PXE, and if that fails, HTTP boot.
+	FirmwarePXE NetBoot = "pxe"
+	// FirmwareHTTP is the UEFI firmware's HTTP boot alone.
+	FirmwareHTTP NetBoot = "http"
+)
 
 // Disk is one virtual disk, a sparse raw file below Spec.Dir.
 type Disk struct {
@@ -106,6 +152,9 @@ func (s Spec) withDefaults() (Spec, error) {
 	if s.Serial == "" {
 		s.Serial = "LAB-" + strings.ToUpper(s.Name)
 	}
+	if err := s.bootDefaults(); err != nil {
+		return s, fmt.Errorf("chassis %s: %w", s.Name, err)
+	}
 	for i := range s.Disks {
 		d := &s.Disks[i]
 		if d.Serial == "" {
@@ -117,6 +166,53 @@ func (s Spec) withDefaults() (Spec, error) {
 	}
 	return s, nil
 }
+
+func (s *Spec) bootDefaults() error {
+	if s.Firmware == "" {
+		s.Firmware = BIOS
+	}
+	if s.NetBoot == "" {
+		s.NetBoot = IPXE
+	}
+	if s.BootOrder == nil {
+		if s.BootURL != "" || s.Network != "" {
+			s.BootOrder = append(s.BootOrder, FromNetwork)
+		}
+		s.BootOrder = append(s.BootOrder, FromDisk, FromCD)
+	}
+	switch {
+	case s.Firmware != BIOS && s.Firmware != UEFI:
+		return fmt.Errorf("firmware %q: choose bios or uefi", s.Firmware)
+	case s.NetBoot != IPXE && s.NetBoot != FirmwarePXE && s.NetBoot != FirmwareHTTP:
+		return fmt.Errorf("network boot %q: choose ipxe, pxe or http", s.NetBoot)
+	case s.NetBoot != IPXE && s.Firmware != UEFI:
+		return fmt.Errorf("network boot %q: SeaBIOS has none of its own, only the network card's iPXE", s.NetBoot)
+	case s.BootURL != "" && s.Network != "":
+		return errors.New("a boot script's URL is for the user network; in another one DHCP says what to boot")
+	}
+	seen := map[BootSource]bool{}
+	for _, b := range s.BootOrder {
+		if b != FromNetwork && b != FromDisk && b != FromCD || seen[b] {
+			return fmt.Errorf("boot order %q: choose of network, disk and cd, each once", s.BootOrder)
+		}
+		seen[b] = true
+	}
+	return nil
+}
+
+// bootIndex is QEMU's boot index of the n-th device of a kind, or -1 if it is
+// not to be booted from.
+func (s Spec) bootIndex(b BootSource, n int) int {
+	const kind = 100 // more than there are devices of one
+	if i := slices.Index(s.BootOrder, b); i >= 0 {
+		return i*kind + n
+	}
+	return -1
+}
+
+// tap is the name of the interface that the chassis's network card is plugged
+// into; Linux allows 15 characters.
+func (s Spec) tap() string { return "tap" + strings.ReplaceAll(s.MAC, ":", "") }
 
 // DiskPath returns the file of disk i.
 func (s Spec) DiskPath(i int) string { return filepath.Join(s.Dir, s.Disks[i].File) }
