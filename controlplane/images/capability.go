@@ -26,6 +26,16 @@ func Capability(key, image string, until time.Time) string {
 	return expiry + "." + base64.RawURLEncoding.EncodeToString(capabilityMAC(key, image, expiry))
 }
 
+// CapabilityParameter is the query parameter of an image's URL that holds the
+// capability.
+const CapabilityParameter = "capability"
+
+// URL is where the server whose boot listener has the base URL given serves an
+// image, with a capability good until a time.
+func URL(base, key, image string, until time.Time) string {
+	return strings.TrimSuffix(base, "/") + "/images/" + image + "?" + CapabilityParameter + "=" + Capability(key, image, until)
+}
+
 // CheckCapability returns nil if capability opens the image at the time now.
 func CheckCapability(key, image, capability string, now time.Time) error {
 	if len(capability) > maxCapability {

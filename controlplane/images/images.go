@@ -13,11 +13,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/google/uuid"
@@ -64,6 +66,13 @@ type Library struct {
 	store   *store.Store
 	maxSize int64
 	client  *http.Client
+	key     string
+	log     *slog.Logger
+	ctx     context.Context // of transfers from other servers
+
+	slots  chan struct{} // as many as may go on at once
+	mu     sync.Mutex
+	copies map[string]*copying // by image
 }
 
 // Config of a Library.
@@ -74,15 +83,23 @@ type Config struct {
 	// AllowLoopback lets Fetch connect to this machine. Without it a request
 	// cannot be used to reach services that listen only here.
 	AllowLoopback bool
+
+	// Key makes capabilities for the other servers of an estate (secrets.key).
+	Key string
+	Log *slog.Logger // nothing is logged unless set
 }
 
-// Open returns the library and removes what a crash has left in its directory:
+// Open returns the library, whose transfers from other servers end with ctx, and removes what a crash has left in its directory:
 // uploads that were cut short, and files of images that are not in the store.
 func Open(ctx context.Context, c Config) (*Library, error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("images: %w", err)
 	}
-	l := &Library{dir: c.Dir, store: c.Store, maxSize: c.MaxSize, client: fetchClient(c.AllowLoopback)}
+	l := &Library{dir: c.Dir, store: c.Store, maxSize: c.MaxSize, client: fetchClient(c.AllowLoopback),
+		key: c.Key, log: c.Log, ctx: ctx, slots: make(chan struct{}, maxCopies), copies: map[string]*copying{}}
+	if l.log == nil {
+		l.log = slog.New(slog.DiscardHandler)
+	}
 	if l.maxSize <= 0 {
 		l.maxSize = DefaultMaxSize
 	}
@@ -98,7 +115,11 @@ func Open(ctx context.Context, c Config) (*Library, error) {
 			if err != nil && !errors.Is(err, store.ErrNotFound) {
 				return nil, err
 			}
-			keep = err == nil
+			if keep = err == nil; keep {
+				if err := c.Store.AddImageCopy(ctx, name); err != nil {
+					return nil, err
+				}
+			}
 		}
 		if !keep {
 			if err := os.Remove(filepath.Join(c.Dir, name)); err != nil {
@@ -180,7 +201,7 @@ func (l *Library) add(ctx context.Context, req Request, r io.Reader) (img store.
 	path := f.Name()
 	defer func() {
 		f.Close()
-		if err != nil {
+		if err != nil && path != "" {
 			os.Remove(path)
 		}
 	}()
@@ -220,7 +241,16 @@ func (l *Library) add(ctx context.Context, req Request, r io.Reader) (img store.
 	if err := syncDir(l.dir); err != nil {
 		return img, err
 	}
-	return img, l.store.AddImage(ctx, img)
+	if err := l.store.AddImage(ctx, img); err != nil {
+		if errors.Is(err, store.ErrInDoubt) {
+			path = "" // the image may be there; if not, its file is removed later
+		}
+		return img, err
+	}
+	if err := l.store.AddImageCopy(context.WithoutCancel(ctx), img.ID); err != nil {
+		l.log.Warn("the other servers do not know yet that this one has an image", "image", img.Name, "error", err)
+	}
+	return img, nil
 }
 
 // limited ends with an error when more than left bytes come or ctx is done.
@@ -241,12 +271,17 @@ func (l *limited) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// File opens an image's file for reading.
+// File opens an image's file for reading. If another server of the estate has it,
+// it is copied first; when that takes long the error wraps store.ErrUnavailable
+// and the caller is to ask again.
 func (l *Library) File(img store.Image) (*os.File, error) {
 	if err := uuid.Validate(img.ID); err != nil { // it becomes a file name
 		return nil, fmt.Errorf("image %.64q: %w", img.ID, store.ErrNotFound)
 	}
 	f, err := os.OpenFile(filepath.Join(l.dir, img.ID), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) && l.store.Shared() {
+		return l.elsewhere(img)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", img.Name, err)
 	}

@@ -24,6 +24,13 @@ CREATE TABLE commits (
 	batch    BIGINT NOT NULL
 );
 
+-- Which servers have the file of which image.
+CREATE TABLE image_copies (
+	image  TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+	server TEXT NOT NULL,
+	PRIMARY KEY (image, server)
+);
+
 -- What all servers of the database must agree on: the digest of the CA, ...
 CREATE TABLE estate (
 	key   TEXT PRIMARY KEY,
