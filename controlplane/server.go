@@ -191,7 +191,8 @@ func (s *server) open(ctx context.Context) (err error) {
 		BootURL: s.bootURL,
 		Log:     s.Log,
 	})
-	s.gateway = gateway.New(gateway.Config{Store: s.store, Handler: s.engine, Token: s.enrol, Version: s.Version, Log: s.Log})
+	s.gateway = gateway.New(gateway.Config{Store: s.store, Handler: s.engine, Token: s.enrol, Authority: s.authority,
+		AutoApprove: s.Enrolment.AutoApprove, Version: s.Version, Log: s.Log})
 	return nil
 }
 
@@ -272,7 +273,7 @@ func (s *server) run(outer context.Context) error {
 		})
 	}
 	start(func() error { return s.engine.Run(ctx) })
-	start(func() error { return s.gateway.Serve(ctx, listeners[info.Agents], tlsConfig) })
+	start(func() error { return s.gateway.Serve(ctx, listeners[info.Agents], s.authority.AgentConfig(ctx)) })
 	if info.InsecureAgents != "" {
 		s.Log.Warn("agents may connect without TLS and token", "address", info.InsecureAgents)
 		start(func() error { return s.gateway.Serve(ctx, listeners[info.InsecureAgents], nil) })

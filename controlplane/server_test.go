@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/teeth-metal/teeth/controlplane/client"
+	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
 
@@ -24,6 +25,7 @@ func testConfig(dir string) Config {
 	return Config{
 		DataDir: dir, BootDir: dir, Version: "test", Log: slog.New(slog.DiscardHandler),
 		Agents: "127.0.0.1:0", API: "127.0.0.1:0", Boot: "127.0.0.1:0", fetchLoopback: true,
+		Enrolment: EnrolmentConfig{AutoApprove: []store.Rule{{Kind: store.RuleAll}}},
 	}
 }
 

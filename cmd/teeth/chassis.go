@@ -19,12 +19,13 @@ func chassisCommand() *cobra.Command {
 	var conn connection
 	cmd := &cobra.Command{
 		Use:   "chassis",
-		Short: "List, show, watch, decommission and provision chassis",
+		Short: "List, show, watch, approve, decommission and provision chassis",
 		RunE:  needSubcommand,
 	}
 	conn.addFlags(cmd)
 	cmd.AddCommand(chassisList(&conn), chassisShow(&conn), chassisWatch(&conn),
-		chassisDecommission(&conn), chassisProvision(&conn))
+		chassisDecommission(&conn), chassisProvision(&conn),
+		chassisApprove(&conn), chassisReject(&conn), chassisForget(&conn))
 	return cmd
 }
 

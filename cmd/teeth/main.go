@@ -48,7 +48,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 control plane not re
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
 		serveCommand(), chassisCommand(), taskCommand(), imageCommand(),
-		initramfsCommand(), labCommand(),
+		initramfsCommand(), labCommand(), enrolmentCommand(),
 		userCommand(), tokenCommand(), auditCommand(), specCommand(),
 	)
 	return root

@@ -74,7 +74,7 @@ type route struct {
 // routes are all operations. A subject with more than a few has a file of its own,
 // and a list that is joined here.
 var routes = slices.Concat(
-	coreRoutes, operatorRoutes,
+	coreRoutes, operatorRoutes, enrolmentRoutes,
 )
 
 var coreRoutes = []route{
@@ -204,7 +204,7 @@ func status(err error) int {
 		return http.StatusNotFound
 	case errors.Is(err, store.ErrConflict), errors.Is(err, store.ErrAmbiguous), errors.Is(err, gateway.ErrNotConnected):
 		return http.StatusConflict
-	case errors.Is(err, workflow.ErrInvalid), errors.Is(err, images.ErrInvalid), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, store.ErrInvalid), errors.Is(err, workflow.ErrInvalid), errors.Is(err, images.ErrInvalid), errors.Is(err, io.ErrUnexpectedEOF):
 		return http.StatusBadRequest
 	case errors.As(err, &agent), errors.Is(err, images.ErrFetch):
 		return http.StatusBadGateway

@@ -11,8 +11,8 @@ import (
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
 
-// Chassis is one machine. State is discovered, ready, working, in_service, failed
-// or offline. Lists leave Inventory and Phases out.
+// Chassis is one machine. State is discovered, rejected, inspecting, ready, working,
+// in_service, failed or offline. Lists leave Inventory and Phases out.
 type Chassis struct {
 	ID          string          `json:"id"`
 	Name        string          `json:"name,omitempty"`
@@ -31,6 +31,9 @@ type Chassis struct {
 	Inspected   *time.Time      `json:"inspected,omitempty"`
 	InstalledAt *time.Time      `json:"installed_at,omitempty"`
 	InServiceAt *time.Time      `json:"in_service_at,omitempty"`
+	Approved    *time.Time      `json:"approved,omitempty"`
+	ApprovedBy  string          `json:"approved_by,omitempty"` // a user or a rule
+	Rejected    *time.Time      `json:"rejected,omitempty"`
 	Inventory   json.RawMessage `json:"inventory,omitempty"` // in the form of package hwinfo
 	Phases      []teeth.Phase   `json:"phases,omitempty"`    // of its last boot
 }

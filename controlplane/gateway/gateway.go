@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/teeth-metal/teeth/controlplane/pki"
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
@@ -34,16 +35,25 @@ type Handler interface {
 type Config struct {
 	Store   *store.Store
 	Handler Handler
-	Token   string // the enrolment token that agents must show
-	Version string // this server's software version
-	Log     *slog.Logger
+	Token   string // the enrolment token of the whole estate
+	// Authority issues and verifies agents' certificates; nil: there are none.
+	Authority   *pki.Authority
+	AutoApprove []store.Rule // that apply as long as this process runs
+	Version     string       // this server's software version
+	Log         *slog.Logger
 
-	MaxSessions   int           // 20000 unless set
-	MaxPerAddress int           // from one IPv4 address or IPv6 /64; 1024 unless set, for chassis behind one NAT
-	Handshake     time.Duration // for TLS and the handshake; 10 s
-	Idle          time.Duration // without a line before a session ends; 60 s
-	Write         time.Duration // for one line to be taken; 10 s
-	Call          time.Duration // for the status that follows the handshake; 60 s
+	MaxSessions   int // 20000 unless set
+	MaxPerAddress int // from one IPv4 address or IPv6 /64; 1024 unless set, for chassis behind one NAT
+	// MaxHandshakes is how many connections may be without an answered handshake
+	// at a time; 1024 unless set. What comes beyond is closed before TLS costs anything.
+	MaxHandshakes int
+	// Rate is how many connections of one address are taken a second, after a burst
+	// of four times as many; 100 unless set.
+	Rate      float64
+	Handshake time.Duration // for TLS and the handshake; 10 s
+	Idle      time.Duration // without a line before a session ends; 60 s
+	Write     time.Duration // for one line to be taken; 10 s
+	Call      time.Duration // for the status that follows the handshake; 60 s
 }
 
 // Gateway is safe for concurrent use.
@@ -53,7 +63,9 @@ type Gateway struct {
 	mu       sync.Mutex
 	sessions map[string]*Session // by chassis
 	open     int
+	greeting int // of those, without an answered handshake
 	from     map[netip.Addr]int
+	rates    rates
 
 	// Connecting a chassis is two steps, in the store and here. Two connections
 	// of one chassis must not interleave them.
@@ -78,7 +90,13 @@ func New(c Config) *Gateway {
 	if c.MaxPerAddress <= 0 {
 		c.MaxPerAddress = 1024
 	}
-	return &Gateway{c: c, sessions: map[string]*Session{}, from: map[netip.Addr]int{}, seed: maphash.MakeSeed()}
+	if c.MaxHandshakes <= 0 {
+		c.MaxHandshakes = 1024
+	}
+	if c.Rate <= 0 {
+		c.Rate = 100
+	}
+	return &Gateway{c: c, sessions: map[string]*Session{}, from: map[netip.Addr]int{}, rates: rates{per: c.Rate}, seed: maphash.MakeSeed()}
 }
 
 // Serve accepts agents on l until ctx ends, then closes l and all its sessions
@@ -122,51 +140,22 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener, tlsConfig *tls.Conf
 	}
 }
 
-// sourceOf is the address that connections are counted by. An IPv6 host has a
-// whole /64 to itself.
-func sourceOf(conn net.Conn) netip.Addr {
-	a, err := netip.ParseAddrPort(conn.RemoteAddr().String())
-	if err != nil {
-		return netip.Addr{}
-	}
-	ip := a.Addr().Unmap().WithZone("")
-	if ip.Is6() {
-		if p, err := ip.Prefix(64); err == nil {
-			return p.Addr()
-		}
-	}
-	return ip
-}
-
-func (g *Gateway) admit(from netip.Addr) (refusal string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	switch {
-	case g.open >= g.c.MaxSessions:
-		return "too many sessions"
-	case g.from[from] >= g.c.MaxPerAddress:
-		return "too many sessions from this address"
-	}
-	g.open++
-	g.from[from]++
-	return ""
-}
-
-func (g *Gateway) release(from netip.Addr) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.open--
-	if g.from[from]--; g.from[from] == 0 {
-		delete(g.from, from)
-	}
-}
-
-// Session returns the chassis' session if it has one that is ready for commands.
-func (g *Gateway) Session(chassis string) (*Session, bool) {
+// present returns the chassis' session if it has one that has told its status.
+func (g *Gateway) present(chassis string) (*Session, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	s := g.sessions[chassis]
 	if s == nil || !s.ready {
+		return nil, false
+	}
+	return s, true
+}
+
+// Session returns the chassis' session if it has one that is ready for commands
+// and may be given any.
+func (g *Gateway) Session(chassis string) (*Session, bool) {
+	s, ok := g.present(chassis)
+	if !ok || !s.approved.Load() {
 		return nil, false
 	}
 	return s, true
@@ -178,10 +167,19 @@ func (g *Gateway) connect(ctx context.Context, s *Session, in store.Session) err
 	stripe.Lock()
 	defer stripe.Unlock()
 	c, err := g.c.Store.Connect(ctx, in)
+	var held *store.HeldError
+	if errors.As(err, &held) && !g.answers(ctx, held.Chassis) {
+		in.TakeOver = true
+		c, err = g.c.Store.Connect(ctx, in)
+	}
 	if err != nil {
 		return err
 	}
+	for _, n := range c.Notes {
+		s.log.Warn(n, "chassis", c.ID)
+	}
 	s.chassis = c.ID
+	s.approved.Store(c.Approved != nil)
 	g.mu.Lock()
 	old := g.sessions[c.ID]
 	g.sessions[c.ID] = s
@@ -217,6 +215,14 @@ func (g *Gateway) settle(ctx context.Context, s *Session) error {
 	if err := g.c.Store.SaveStatus(ctx, s.chassis, st); err != nil {
 		return err
 	}
+	// What was decided before this session was known here, Run has not told it.
+	approved, err := g.c.Store.MayConnect(ctx, s.chassis)
+	if err != nil {
+		return err
+	}
+	if approved {
+		s.approved.Store(true)
+	}
 	if err := g.c.Handler.Connected(ctx, s.chassis, st); err != nil {
 		return err
 	}
@@ -229,7 +235,7 @@ func (g *Gateway) settle(ctx context.Context, s *Session) error {
 
 // Inspect asks a chassis for its inventory and stores it.
 func (g *Gateway) Inspect(ctx context.Context, chassis string) error {
-	s, ok := g.Session(chassis)
+	s, ok := g.present(chassis)
 	if !ok {
 		return fmt.Errorf("chassis %s: %w", chassis, ErrNotConnected)
 	}

@@ -34,6 +34,8 @@ func (s *Session) handle(ctx context.Context, m teeth.Message) (any, error) {
 		return struct{}{}, s.logged(ctx, m)
 	case teeth.MethodTaskStatus:
 		return struct{}{}, s.taskStatus(ctx, m)
+	case teeth.MethodCertificate:
+		return s.certificate(ctx, m)
 	case teeth.MethodHandshake:
 		return nil, &teeth.MethodError{Msg: "this session has had its handshake"}
 	}

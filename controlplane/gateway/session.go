@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,9 +12,9 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/teeth-metal/teeth/controlplane/pki"
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
@@ -33,16 +34,20 @@ type Session struct {
 	id      string
 	chassis string
 	legacy  bool
+	secure  bool // over TLS
 	bootID  string
 	log     *slog.Logger
 	ready   bool // guarded by g.mu
+
+	approved  atomic.Bool // the chassis may work
+	certified time.Time   // when it was last given a certificate; of the reading goroutine
 
 	writing sync.Mutex
 	w       *teeth.Writer
 
 	mu      sync.Mutex
-	pending map[string]chan teeth.Message
-	ended   error // why, once it has
+	pending map[string]chan teeth.Message // nil until something is asked
+	ended   error                         // why, once it has
 	done    chan struct{}
 }
 
@@ -55,21 +60,31 @@ func (s *Session) BootID() string { return s.bootID }
 // serve is the life of a connection.
 func (g *Gateway) serve(ctx context.Context, conn net.Conn, tlsConfig *tls.Config) {
 	log := g.c.Log.With("address", conn.RemoteAddr().String())
+	var certificates []*x509.Certificate
+	defer func() { conn.Close() }()
+	conn.SetDeadline(time.Now().Add(g.c.Handshake))
 	if tlsConfig != nil {
-		conn = tls.Server(conn, tlsConfig)
+		c := tls.Server(conn, tlsConfig)
+		if err := c.HandshakeContext(ctx); err != nil {
+			g.greeted()
+			if ctx.Err() == nil {
+				log.Warn("agent refused", "error", fmt.Errorf("TLS: %w", err))
+			}
+			return
+		}
+		conn, certificates = c, c.ConnectionState().PeerCertificates
 	}
-	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	s := &Session{
-		g: g, conn: conn, id: teeth.NewID(), log: log,
-		w:       teeth.NewWriter(conn),
-		pending: map[string]chan teeth.Message{},
-		done:    make(chan struct{}),
+		g: g, conn: conn, id: teeth.NewID(), log: log, secure: tlsConfig != nil,
+		w:    teeth.NewWriter(conn),
+		done: make(chan struct{}),
 	}
 	r := teeth.NewReader(conn)
-	conn.SetDeadline(time.Now().Add(g.c.Handshake))
-	if err := s.handshake(ctx, r, tlsConfig != nil); err != nil {
+	err := s.handshake(ctx, r, certificates)
+	g.greeted()
+	if err != nil {
 		s.violation(err)
 		if ctx.Err() == nil {
 			log.Warn("agent refused", "error", err)
@@ -78,14 +93,14 @@ func (g *Gateway) serve(ctx context.Context, conn net.Conn, tlsConfig *tls.Confi
 	}
 	conn.SetDeadline(time.Time{})
 	s.log = log.With("chassis", s.chassis)
-	s.log.Info("agent connected", "boot_id", s.bootID, "legacy", s.legacy)
+	s.log.Info("agent connected", "boot_id", s.bootID, "legacy", s.legacy, "approved", s.approved.Load(), "certificate", len(certificates) > 0)
 	var settling sync.WaitGroup
 	settling.Go(func() {
 		if err := g.settle(ctx, s); err != nil {
 			s.end(fmt.Errorf("the agent's status: %w", err))
 		}
 	})
-	err := s.read(ctx, r)
+	err = s.read(ctx, r)
 	s.violation(err)
 	s.end(err)
 	settling.Wait()
@@ -142,7 +157,7 @@ func (s *Session) write(m teeth.Message) error {
 }
 
 // handshake reads the first message and answers it.
-func (s *Session) handshake(ctx context.Context, r *teeth.Reader, wantToken bool) error {
+func (s *Session) handshake(ctx context.Context, r *teeth.Reader, certificates []*x509.Certificate) error {
 	var line []byte
 	for len(line) == 0 {
 		var err error
@@ -167,22 +182,25 @@ func (s *Session) handshake(ctx context.Context, r *teeth.Reader, wantToken bool
 	if err := teeth.DecodeParams(m.Method, m.Params, &h, "id", "version"); err != nil {
 		return refuse(err)
 	}
-	if wantToken && !pki.Equal(h.Token, s.g.c.Token) {
-		return refuse(errors.New("enrolment token refused: give the one this control plane prints as teeth.token"))
-	}
+	token := h.Token
 	h.Token = ""
 	if err := normalise(&h); err != nil {
 		return refuse(fmt.Errorf("handshake: %w", err))
 	}
-	s.legacy, s.bootID = h.Version == teeth.LegacyVersion, h.BootID
-	if err := s.g.connect(ctx, s, store.Session{
-		ID: s.id, Handshake: h,
+	in := store.Session{
+		ID: s.id, Handshake: h, Secure: s.secure, Rules: s.g.c.AutoApprove,
 		Address:  hostOf(s.conn.RemoteAddr().String()),
 		Endpoint: endpointHost(h.Endpoint, s.conn.LocalAddr().String()),
-	}); err != nil {
+	}
+	if err := s.g.prove(&in, token, certificates); err != nil {
 		return refuse(err)
 	}
-	ok, err := teeth.NewResult(m.ID, teeth.HandshakeResult{Chassis: s.chassis, Version: s.g.c.Version})
+	s.legacy, s.bootID = h.Version == teeth.LegacyVersion, h.BootID
+	if err := s.g.connect(ctx, s, in); err != nil {
+		return refuse(err)
+	}
+	ok, err := teeth.NewResult(m.ID, teeth.HandshakeResult{
+		Chassis: s.chassis, Version: s.g.c.Version, Certificates: s.secure && s.g.c.Authority != nil && !s.legacy})
 	if err == nil {
 		err = s.write(ok)
 	}
@@ -220,6 +238,11 @@ func (s *Session) read(ctx context.Context, r *teeth.Reader) error {
 			}
 			if err := s.write(reply); err != nil {
 				return err
+			}
+			if m.Method == teeth.MethodCertificate && reply.Kind == teeth.KindResult {
+				if err := s.g.c.Store.CertificateSent(ctx, s.chassis, s.bootID); err != nil {
+					return err
+				}
 			}
 		default:
 			if err := s.deliver(m); err != nil {
@@ -264,14 +287,23 @@ func (s *Session) Call(ctx context.Context, method string, params any) (json.Raw
 	if s.legacy && !legacyKnows(method) {
 		return nil, &teeth.MethodError{Msg: fmt.Sprintf("the agent's version %s does not know %s", teeth.LegacyVersion, method)}
 	}
+	if !s.approved.Load() && method != teeth.MethodStatus && method != teeth.MethodPing {
+		return nil, &teeth.MethodError{Msg: fmt.Sprintf("chassis %s is not approved", s.chassis)}
+	}
 	id := teeth.NewID()
 	m, err := teeth.NewCommand(id, method, params)
 	if err != nil {
 		return nil, err
 	}
+	if !s.secure && method == teeth.MethodRunImage && hasConfigDrive(m.Params) {
+		return nil, &teeth.MethodError{Msg: "the session is not over TLS, and a config drive holds secrets: boot the chassis without teeth.insecure"}
+	}
 	reply := make(chan teeth.Message, 1)
 	s.mu.Lock()
 	if s.ended == nil && len(s.pending) < maxPending {
+		if s.pending == nil {
+			s.pending = map[string]chan teeth.Message{}
+		}
 		// It stays when ctx ends, so that a late reply is not an unknown one.
 		s.pending[id] = reply
 	} else {
@@ -314,6 +346,13 @@ func (s *Session) gone() error {
 
 // Close ends the session, for an agent that does not answer.
 func (s *Session) Close(reason error) { s.end(reason) }
+
+func hasConfigDrive(params json.RawMessage) bool {
+	var p struct {
+		ConfigDrive json.RawMessage `json:"configdrive"`
+	}
+	return json.Unmarshal(params, &p) != nil || len(p.ConfigDrive) > 0 && string(p.ConfigDrive) != "null"
+}
 
 func legacyKnows(method string) bool {
 	switch teeth.Canonical(method) {

@@ -143,7 +143,7 @@ func FuzzScript(f *testing.F) {
 func TestInstalledChassisBootsItsDisk(t *testing.T) {
 	h, s, _ := setup(t)
 	ctx := t.Context()
-	c, err := s.Connect(ctx, store.Session{ID: "1", Handshake: teeth.Handshake{ID: mac, UUID: id, Version: "1"}})
+	c, err := s.Connect(ctx, store.Session{ID: "1", Handshake: teeth.Handshake{ID: mac, UUID: id, Version: "1"}, Rules: []store.Rule{{Kind: store.RuleAll}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,7 +39,7 @@ func sqliteOnly(t testing.TB, why string) {
 
 func open(t testing.TB, dsn string) *Store {
 	t.Helper()
-	s, err := Open(t.Context(), dsn)
+	s, err := OpenAs(t.Context(), dsn, Options{Server: "8e7a3c52-6d0f-4b8e-9d35-3f6f7d1d2c11"}) // the same one when it is opened again
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,8 @@ import (
 
 func connect(t testing.TB, s *Store, mac string) Chassis {
 	t.Helper()
-	c, err := s.Connect(t.Context(), Session{ID: "session-" + mac, Handshake: teeth.Handshake{ID: mac, Version: "1", MACs: []string{mac}, BootID: "boot1"}})
+	c, err := s.Connect(t.Context(), Session{ID: "session-" + mac, Handshake: teeth.Handshake{ID: mac, Version: "1", MACs: []string{mac}, BootID: "boot1"},
+		Rules: []Rule{{Kind: RuleAll}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +186,7 @@ func TestServiceLife(t *testing.T) {
 	s := newStore(t)
 	ctx := t.Context()
 	c := connect(t, s, "52:54:00:00:00:01")
-	if c.State != Discovered {
+	if c.State != Inspecting {
 		t.Fatalf("new chassis is %s", c.State)
 	}
 	if err := s.SaveStatus(ctx, c.ID, teeth.Status{Inventory: json.RawMessage(`{"disks":[]}`), Phases: []teeth.Phase{{Name: "mounts", Seconds: 1}}}); err != nil {

@@ -24,7 +24,7 @@ const inventory = `{"disks":[
 
 func chassis(t *testing.T, s *store.Store, version string, inventory string) store.Chassis {
 	t.Helper()
-	c, err := s.Connect(t.Context(), store.Session{ID: "1", Endpoint: "10.0.2.2",
+	c, err := s.Connect(t.Context(), store.Session{ID: "1", Rules: []store.Rule{{Kind: store.RuleAll}}, Endpoint: "10.0.2.2",
 		Handshake: teeth.Handshake{ID: "52:54:00:00:00:01", Version: version, BootID: "boot1"}})
 	if err != nil {
 		t.Fatal(err)

@@ -87,7 +87,7 @@ func (c *ControlPlane) Restart(ctx context.Context) error {
 	data := filepath.Join(c.Dir, "data")
 	cmd := exec.CommandContext(ctx, c.Binary, "serve", "--data", data, "--boot-dir", c.BootDir,
 		"--agents", c.Agents, "--api", c.API, "--boot", c.Boot,
-		"--insecure", "--insecure-agents", c.InsecureAgents, "--kernel-args", "panic=10")
+		"--insecure", "--insecure-agents", c.InsecureAgents, "--kernel-args", "panic=10", "--auto-approve", "all")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second

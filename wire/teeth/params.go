@@ -9,6 +9,7 @@ const (
 	MethodPing           = "ping"      // both ways; params are echoed as result
 	MethodLog            = "log"       // agent to server
 	MethodTaskStatus     = "task_status"
+	MethodCertificate    = "certificate" // agent to server; ours, not in the document
 	MethodStatus         = "status"      // server to agent
 	MethodTaskCancel     = "task_cancel" // server to agent; ours, not in the document
 	MethodDiskErase      = "decom.disk_erase"
@@ -56,6 +57,21 @@ type Handshake struct {
 type HandshakeResult struct {
 	Chassis string `json:"chassis,omitempty"` // the control plane's id of this chassis
 	Version string `json:"version,omitempty"` // the server's software version
+	// Certificates says that the server knows the certificate command.
+	Certificates bool `json:"certificates,omitempty"`
+}
+
+// CertificateParams of certificate: a request (PKCS #10, DER) for a client
+// certificate, signed with a key that never leaves the agent's memory.
+type CertificateParams struct {
+	CSR []byte `json:"csr"`
+}
+
+// CertificateResult is the certificate (X.509, DER) and in how many seconds the
+// agent is to ask for the next one.
+type CertificateResult struct {
+	Certificate []byte  `json:"certificate"`
+	Renew       float64 `json:"renew,omitempty"`
 }
 
 // Log is a structured message from the agent. Fields become keys beside
