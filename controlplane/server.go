@@ -30,6 +30,7 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/metrics"
 	"github.com/teeth-metal/teeth/controlplane/netboot"
 	"github.com/teeth-metal/teeth/controlplane/pki"
+	"github.com/teeth-metal/teeth/controlplane/seal"
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/controlplane/systemd"
 	"github.com/teeth-metal/teeth/controlplane/workflow"
@@ -45,7 +46,10 @@ const (
 // Config of a control plane.
 type Config struct {
 	DataDir string // all state; made if absent
-	BootDir string // where `teeth initramfs build` has put the appliance image
+	// Database is where the state is that servers share: a PostgreSQL URL, or
+	// sqlite:PATH; teeth.db in DataDir unless set (see package store).
+	Database string
+	BootDir  string // where `teeth initramfs build` has put the appliance image
 
 	Agents string // address for agents, TLS
 	API    string // address for operators, HTTPS
@@ -108,7 +112,7 @@ func Serve(ctx context.Context, c Config) (err error) {
 		return err
 	}
 	defer unlock()
-	db, err := store.Open(ctx, filepath.Join(c.DataDir, "teeth.db"))
+	db, err := openStore(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -159,7 +163,9 @@ type server struct {
 
 	bootPort, metricsAddress string
 
-	enrol string
+	enrol   string
+	secrets string       // the estate's key: of capabilities, and of what sealer seals
+	sealer  *seal.Sealer // for what the store must be able to read again
 }
 
 // open reads or makes what is kept in the data directory, and wires the parts.
@@ -167,17 +173,12 @@ func (s *server) open(ctx context.Context) (err error) {
 	s.health = &health.Checks{Log: s.Log}
 	s.health.Add("database", s.store.Ping)
 	s.metrics = metrics.New(s.Version)
-	if s.enrol, err = pki.Secret(s.DataDir, "enrol.token"); err != nil {
-		return fmt.Errorf("enrolment token: %w", err)
-	}
-	if s.operator, err = pki.Secret(s.DataDir, "operator.token"); err != nil {
-		return fmt.Errorf("operator's token: %w", err)
-	}
-	if s.authority, err = pki.Open(s.DataDir, s.names()); err != nil {
+	if err := s.openSecrets(ctx); err != nil {
 		return err
 	}
 	s.images, err = images.Open(ctx, images.Config{
 		Dir: filepath.Join(s.DataDir, "images"), Store: s.store, MaxSize: s.MaxImageSize, AllowLoopback: s.fetchLoopback,
+		Key: s.secrets, Log: s.Log,
 	})
 	if err != nil {
 		return err
@@ -271,6 +272,9 @@ func (s *server) run(outer context.Context) error {
 				cancel(err)
 			}
 		})
+	}
+	if err := s.startEstate(ctx, start, info.Boot); err != nil {
+		return err
 	}
 	start(func() error { return s.engine.Run(ctx) })
 	start(func() error { return s.gateway.Serve(ctx, listeners[info.Agents], s.authority.AgentConfig(ctx)) })

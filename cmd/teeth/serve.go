@@ -21,6 +21,12 @@ func serveCommand() *cobra.Command {
 boot script, appliance image and OS images over plain HTTP. All state is in the
 data folder; stop it, or kill it, at any time.
 
+With --db postgres://… several servers share one estate: chassis may connect to any,
+and when one is lost the others go on with its work. Start the first, copy ca.pem,
+secrets.key, enrol.token and operator.token from its data folder to those of the
+others, and start them. Keep the password out of --db: in $PGPASSFILE (~/.pgpass),
+$PGPASSWORD, or the file of --config.
+
 At first start it makes its own certificate authority and prints the SHA-256 of
 its certificate, which chassis pin. The address of the boot script for iPXE is
 http://HOST:8082/boot/ipxe.`,
@@ -31,6 +37,9 @@ http://HOST:8082/boot/ipxe.`,
 			}
 			if insecure != (c.InsecureAgents != "") {
 				return usagef("--insecure and --insecure-agents go together: agents on that address are neither verified nor encrypted")
+			}
+			if c.Database == "" { // no default of the flag: help would show its password
+				c.Database = os.Getenv("TEETH_DB")
 			}
 			c.Version = version
 			c.Log = slog.New(slog.NewJSONHandler(os.Stderr, nil))
@@ -44,6 +53,7 @@ http://HOST:8082/boot/ipxe.`,
 	f := cmd.Flags()
 	f.StringVar(&config, configFlag, "", "YAML file of settings, whose keys are the names of these flags; the command line wins")
 	f.StringVar(&c.DataDir, "data", defaultData, "folder of all state")
+	f.StringVar(&c.Database, "db", "", "postgres://USER@HOST/DATABASE?sslmode=verify-full, which several servers may share, or sqlite:PATH (default $TEETH_DB, or teeth.db in the data folder)")
 	f.StringVar(&c.BootDir, "boot-dir", "out", "folder with the appliance image, as teeth initramfs build wrote it")
 	f.StringVar(&c.Agents, "agents", controlplane.DefaultAgents, "address for agents, TLS")
 	f.StringVar(&c.API, "api", controlplane.DefaultAPI, "address for operators, HTTPS")

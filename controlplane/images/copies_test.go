@@ -87,7 +87,10 @@ func TestCopiesOfAnEstate(t *testing.T) {
 	}
 
 	// Many wait for one transfer.
-	a.change = func(http.ResponseWriter, *http.Request, []byte) bool { time.Sleep(200 * time.Millisecond); return false }
+	a.change = func(http.ResponseWriter, *http.Request, []byte) bool {
+		time.Sleep(200 * time.Millisecond)
+		return false
+	}
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {

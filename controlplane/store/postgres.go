@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -69,7 +70,7 @@ func (s *Store) openPostgres(dsn string) error {
 	}
 	s.postgres = &postgres{
 		config: config,
-		name:   (&url.URL{Scheme: "postgres", User: url.User(config.User), Host: net.JoinHostPort(config.Host, fmt.Sprint(config.Port)), Path: "/" + config.Database}).Redacted(),
+		name:   (&url.URL{Scheme: "postgres", User: url.User(config.User), Host: net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port))), Path: "/" + config.Database}).Redacted(),
 	}
 	if !protected(config) {
 		s.log.Warn("the connection to the database may be read or redirected by others: add sslmode=verify-full to its URL", "database", s.postgres.name)
@@ -82,6 +83,23 @@ func (s *Store) openPostgres(dsn string) error {
 	db.SetConnMaxIdleTime(5 * time.Minute)
 	s.r = reader{db: db, d: postgreSQL}
 	return nil
+}
+
+// LocalAddress is the address of this machine by which it reaches the database's;
+// other servers of the database can probably reach it there. With a SQLite file,
+// and with a database on this machine, it is a loopback address.
+func (s *Store) LocalAddress() string {
+	if s.postgres != nil && !strings.HasPrefix(s.postgres.config.Host, "/") {
+		c := s.postgres.config
+		// A UDP socket is given its address by the routes, and sends nothing.
+		if conn, err := net.DialTimeout("udp", net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port))), time.Second); err == nil {
+			defer conn.Close()
+			if a, ok := conn.LocalAddr().(*net.UDPAddr); ok {
+				return a.IP.String()
+			}
+		}
+	}
+	return "127.0.0.1"
 }
 
 // protected reports whether every host is on this machine, or verified by TLS.
