@@ -1,11 +1,12 @@
-// Package netboot serves what chassis fetch over plain HTTP: the iPXE script,
-// the appliance image, and OS images; and it takes the calls of installed
-// systems that are up. Nothing else can be changed through it.
+// Package netboot serves what chassis fetch over HTTP: iPXE, the boot script, the
+// appliance image, and OS images; and it takes the calls of installed systems
+// that are up. Nothing else can be changed through it. Packages dhcp, dhcp6 and
+// tftp below it bring chassis here.
 //
 // Plain HTTP is what boot ROMs speak. The script holds the pin of the control
-// plane's CA and the enrolment token, so whoever can read or forge traffic on
-// the provisioning network can enrol; OS images are verified by digests that
-// travel over TLS.
+// plane's CA and a token that admits the chassis once, so whoever can read or
+// forge traffic on the provisioning network can introduce itself as that chassis;
+// OS images are verified by digests that travel over TLS.
 package netboot
 
 import (
@@ -18,13 +19,16 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"path/filepath"
+	"path"
 	"regexp"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/time/rate"
 
+	"github.com/teeth-metal/teeth/controlplane/images"
+	"github.com/teeth-metal/teeth/controlplane/netboot/bootfile"
 	"github.com/teeth-metal/teeth/controlplane/store"
 )
 
@@ -34,26 +38,25 @@ const maxPhoneHome = 64 << 10
 // bodyStall is how long a request's body may take. It is a variable for tests.
 var bodyStall = time.Minute
 
-// bootFiles are the names served below /boot/.
-var bootFiles = map[string]string{
-	"vmlinuz-amd64":        "application/octet-stream",
-	"teeth-amd64.cpio.zst": "application/zstd",
-	"teeth-amd64.json":     "application/json",
-}
-
 // Config of the boot server.
 type Config struct {
 	Store *store.Store
 	// Image opens the file of an OS image.
 	Image   func(store.Image) (*os.File, error)
 	BootDir string // where the appliance image lies
-	Log     *slog.Logger
+	// IPXEDirs are where iPXE lies; nil: bootfile.DefaultIPXEDirs.
+	IPXEDirs []string
+	// CapabilityKey makes downloads of OS images need a capability; "": they do not.
+	CapabilityKey string
+	Log           *slog.Logger
 
 	// What the script puts on the kernel's command line.
 	AgentsPort string // of the agents' listener, on the host the chassis reaches us by
 	CAPin      string
-	Token      string // enrolment token
+	Token      string // enrolment token of the estate, for chassis without one of their own
 	KernelArgs string // further parameters, as they are
+	// BootToken makes a one-time token for a machine; nil: Token is given instead.
+	BootToken func(ctx context.Context, uuid, mac string) (string, error)
 }
 
 // Handler returns the server's routes. It fails if a setting could not stand in
@@ -64,13 +67,16 @@ func Handler(c Config) (http.Handler, error) {
 			return nil, fmt.Errorf("%s: want up to 1500 characters of printable ASCII without quotes, '$', '{', '|', '&' and '\\'", name)
 		}
 	}
-	s := &server{c}
+	if c.IPXEDirs == nil {
+		c.IPXEDirs = bootfile.DefaultIPXEDirs
+	}
+	s := &server{Config: c, dirs: bootfile.Dirs{Boot: c.BootDir, IPXE: c.IPXEDirs}, notices: rate.NewLimiter(noticeRate, noticeBurst)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /boot/ipxe", s.script)
 	mux.HandleFunc("GET /boot/{file}", s.bootFile)
 	mux.HandleFunc("GET /images/{id}", s.image)
 	mux.HandleFunc("POST /phone_home/{token}", s.phoneHome)
-	return http.MaxBytesHandler(impatient(mux), maxPhoneHome), nil
+	return http.MaxBytesHandler(impatient(s.noticed(mux)), maxPhoneHome), nil
 }
 
 // impatient bounds the time for a body. The server waits for what is left of it
@@ -85,7 +91,11 @@ func impatient(h http.Handler) http.Handler {
 	})
 }
 
-type server struct{ Config }
+type server struct {
+	Config
+	dirs    bootfile.Dirs
+	notices *rate.Limiter
+}
 
 // safeArgs keeps what iPXE would expand or take for the start of a command off
 // the script's lines.
@@ -93,26 +103,34 @@ var safeArgs = regexp.MustCompile(`^[A-Za-z0-9 !#%()*+,./:;<=>?@\[\]^_~-]*$`)
 
 func (s *server) bootFile(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("file")
-	kind, ok := bootFiles[name]
-	if !ok {
-		http.NotFound(w, r)
-		return
-	}
-	f, err := os.Open(filepath.Join(s.BootDir, name))
+	f, info, err := s.dirs.Open(name)
 	if err != nil {
-		s.Log.Error("cannot serve a boot file: build it with `teeth initramfs build`", "error", err)
+		if strings.HasPrefix(name, "vmlinuz-") || strings.HasPrefix(name, "teeth-") {
+			s.Log.Error("cannot serve a boot file: build it with `teeth initramfs build`", "error", err)
+		}
 		http.NotFound(w, r)
 		return
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		http.NotFound(w, r)
-		return
-	}
-	w.Header().Set("Content-Type", kind)
+	w.Header().Set("Content-Type", contentType(name))
 	w.Header().Set("ETag", fmt.Sprintf(`"%x-%x"`, info.Size(), info.ModTime().UnixNano()))
 	http.ServeContent(w, r, "", info.ModTime(), f)
+}
+
+// contentType is by a file's ending. UEFI takes an EFI program and a disk image by
+// these types or by the ending of their names.
+func contentType(name string) string {
+	switch path.Ext(name) {
+	case ".zst":
+		return "application/zstd"
+	case ".json":
+		return "application/json"
+	case ".efi":
+		return "application/efi"
+	case ".iso":
+		return "application/vnd.efi-iso"
+	}
+	return "application/octet-stream"
 }
 
 func (s *server) image(w http.ResponseWriter, r *http.Request) {
@@ -120,6 +138,13 @@ func (s *server) image(w http.ResponseWriter, r *http.Request) {
 	if uuid.Validate(id) != nil { // a name would do for the store, but is nobody's business here
 		http.NotFound(w, r)
 		return
+	}
+	if s.CapabilityKey != "" {
+		if err := images.CheckCapability(s.CapabilityKey, id, r.URL.Query().Get(images.CapabilityParameter), time.Now()); err != nil {
+			s.Log.Warn("download of an image refused", "image", id, "address", r.RemoteAddr, "error", err)
+			http.Error(w, "this URL is not, or no longer, good for the image", http.StatusForbidden)
+			return
+		}
 	}
 	img, err := s.Store.Image(r.Context(), id)
 	if err != nil {

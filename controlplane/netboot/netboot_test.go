@@ -37,7 +37,7 @@ func setup(t testing.TB) (http.Handler, *store.Store, *images.Library) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name := range bootFiles {
+	for _, name := range []string{"vmlinuz-amd64", "teeth-amd64.cpio.zst", "teeth-amd64.json", "teeth-amd64.iso", "ipxe.efi"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(boot), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -63,6 +63,9 @@ func (s *server) script(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	base := "http://" + joinHost(host, port)
+	if r.TLS != nil {
+		base = "https://" + joinHost(host, port)
+	}
 	q := r.URL.Query()
 	mac, id := strings.ToLower(q.Get("mac")), strings.ToLower(q.Get("uuid"))
 	if mac == "" && id == "" {
@@ -89,8 +92,15 @@ func (s *server) script(w http.ResponseWriter, r *http.Request) {
 		reply(w, localBoot)
 		return
 	}
+	token := s.Token
+	if s.BootToken != nil {
+		if token, err = s.BootToken(r.Context(), id, mac); err != nil {
+			s.fail(w, r, err)
+			return
+		}
+	}
 	s.Log.Info("chassis boots the ramdisk", "mac", mac)
-	reply(w, s.ramdisk(base, host, mac))
+	reply(w, s.ramdisk(base, host, mac, token))
 }
 
 // localBoot starts the installed system. UEFI firmware has no drive numbers: it
@@ -115,14 +125,14 @@ func (s *server) bootsItsDisk(r *http.Request, uuid, mac string) (bool, error) {
 	return err == nil && c.InstalledAt != nil && c.OpenRun == "", err
 }
 
-func (s *server) ramdisk(base, host, mac string) string {
+func (s *server) ramdisk(base, host, mac, token string) string {
 	args := []string{
 		"initrd=teeth-amd64.cpio.zst", // UEFI iPXE needs it to be named here
 		"console=tty0", "console=ttyS0",
 		"teeth.server=" + net.JoinHostPort(host, s.AgentsPort),
 		"BOOTIF=01-" + strings.ReplaceAll(mac, ":", "-"),
 		"teeth.ca_sha256=" + s.CAPin,
-		"teeth.token=" + s.Token,
+		"teeth.token=" + token,
 	}
 	if s.KernelArgs != "" {
 		args = append(args, s.KernelArgs)

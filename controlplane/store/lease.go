@@ -137,3 +137,22 @@ func (s *Store) IPInRange(ctx context.Context, ip netip.Addr) (bool, error) {
 	}
 	return false, nil
 }
+
+// ChassisAt returns the id of the chassis that has an address, by its lease or else
+// by the address that its agent was seen with last; "" if none is known.
+func (s *Store) ChassisAt(ctx context.Context, ip netip.Addr) (string, error) {
+	var id string
+	a := ip.Unmap().String()
+	err := s.r.QueryRowContext(ctx, `SELECT c.id FROM chassis c JOIN leases l ON l.mac = c.mac
+		WHERE l.ip = ? AND l.mac <> '' ORDER BY c.last_seen DESC LIMIT 1`, a).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = s.r.QueryRowContext(ctx, `SELECT id FROM chassis WHERE address = ? ORDER BY last_seen DESC LIMIT 1`, a).Scan(&id)
+	}
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("chassis with address %s: %w", ip, err)
+	}
+	return id, nil
+}

@@ -40,6 +40,9 @@ type client struct {
 // readClient returns false for one that cannot be told from others.
 func readClient(m *dhcpv4.DHCPv4) (client, bool) {
 	var c client
+	if m.OpCode != dhcpv4.OpcodeBootRequest {
+		return c, false
+	}
 	if b := m.Options.Get(dhcpv4.OptionClientIdentifier); len(b) >= 2 && len(b) <= 128 {
 		c.id = hex.EncodeToString(b)
 	}

@@ -151,7 +151,7 @@ func (s *Server) start(ctx context.Context, all *sync.WaitGroup, l *listener, h 
 				continue
 			}
 			m, err := dhcpv4.FromBytes(buf[:n])
-			if err != nil || m.OpCode != dhcpv4.OpcodeBootRequest {
+			if err != nil {
 				continue
 			}
 			if why := limit.refuse(m.ClientHWAddr.String(), time.Now()); why != "" {
