@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/teeth-metal/teeth/controlplane/api"
 	"github.com/teeth-metal/teeth/controlplane/api/quota"
+	"github.com/teeth-metal/teeth/controlplane/backup"
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/controlplane/systemd"
 )
@@ -29,6 +31,14 @@ func (c OperationsConfig) limits() api.Limits {
 	return api.Limits{PerToken: c.Rate, PerAddress: 2 * c.Rate}
 }
 
+func (s *server) backup(ctx context.Context, w io.Writer, withImages bool) error {
+	src := backup.Source{Dir: s.DataDir, Version: s.Version, Images: withImages, Save: s.store.Backup}
+	if s.store.Shared() {
+		src.Save, src.NoSave = nil, "PostgreSQL: back it up with pg_dump"
+	}
+	return backup.Write(ctx, w, src)
+}
+
 const (
 	auditKept    = 100_000 // entries
 	auditPruning = 10 * time.Minute
@@ -38,6 +48,9 @@ const (
 func (s *server) startOperations(ctx context.Context, start func(part func() error)) error {
 	if err := s.metrics.Register(s.gateway, s.store, s.engine, s.images); err != nil {
 		return err
+	}
+	if err := backup.Clean(s.DataDir); err != nil {
+		return fmt.Errorf("remove what a backup has left: %w", err)
 	}
 	start(func() error { s.pruneAudit(ctx); return nil })
 	if every := systemd.WatchdogInterval() / 3; every > 0 {

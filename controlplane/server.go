@@ -261,6 +261,7 @@ func (s *server) run(outer context.Context) error {
 		Store: s.store, Gateway: s.gateway, Engine: s.engine, Images: s.images,
 		Token: s.operator, Version: s.Version, Log: s.Log,
 		Health: s.health, Metrics: s.metrics.Handler(), Observe: s.metrics.Requests("api"), Limits: s.Operations.limits(),
+		Backup: s.backup,
 	})
 	if err := s.writeClientFile(info); err != nil {
 		return err

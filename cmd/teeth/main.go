@@ -50,6 +50,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 control plane not re
 		serveCommand(), chassisCommand(), taskCommand(), imageCommand(),
 		initramfsCommand(), labCommand(), enrolmentCommand(),
 		userCommand(), tokenCommand(), auditCommand(), specCommand(),
+		backupCommand(), restoreCommand(),
 	)
 	return root
 }

@@ -52,6 +52,8 @@ type Config struct {
 	Health  http.Handler // answers /healthz and /readyz; nil: neither is there
 	Metrics http.Handler // answers /metrics; nil: it is not there
 	Observe Observe      // is told of every request; may be nil
+	// Backup writes a backup, with images if asked for; nil: there is none.
+	Backup func(ctx context.Context, w io.Writer, images bool) error
 }
 
 // Observe is told of a request that has been answered. Route is its pattern, "" if
@@ -60,9 +62,10 @@ type Observe func(route string, code int, took time.Duration)
 
 type server struct {
 	Config
-	gate     *gate
-	watchers chan struct{} // one for each open event stream
-	done     context.Context
+	gate      *gate
+	watchers  chan struct{} // one for each open event stream
+	backingUp chan struct{}
+	done      context.Context
 }
 
 // route is one operation of the description. Who may ask for it is in roles.
@@ -98,7 +101,7 @@ var coreRoutes = []route{
 
 // Handler returns the interface. Event streams end when ctx does.
 func Handler(ctx context.Context, c Config) http.Handler {
-	s := &server{Config: c, gate: newGate(c.Store, c.Token, c.Limits), watchers: make(chan struct{}, 256), done: ctx}
+	s := &server{Config: c, gate: newGate(c.Store, c.Token, c.Limits), watchers: make(chan struct{}, 256), backingUp: make(chan struct{}, 1), done: ctx}
 	go s.gate.keep(ctx, func(err error) { s.Log.Error("cannot record the use of tokens", "error", err) })
 	mux := http.NewServeMux()
 	for _, r := range routes {

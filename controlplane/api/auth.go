@@ -33,6 +33,7 @@ var roles = map[string]store.Role{
 	"POST /v1/tokens":         store.Viewer, // for oneself; the handler looks
 	"DELETE /v1/tokens/{id}":  store.Viewer, // one's own; the handler looks
 	"GET /v1/audit":           store.Admin,
+	"POST /v1/backup":         store.Admin,
 }
 
 func roleOf(pattern string) store.Role {

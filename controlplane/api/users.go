@@ -24,6 +24,7 @@ var operatorRoutes = []route{
 	{"POST /v1/tokens", (*server).addToken},
 	{"DELETE /v1/tokens/{id}", (*server).removeToken},
 	{"GET /v1/audit", (*server).audit},
+	{"POST /v1/backup", (*server).backup},
 	{"GET /v1/specs", (*server).listSpecs},
 	{"GET /v1/specs/{name}", (*server).getSpec},
 	{"PUT /v1/specs/{name}", (*server).putSpec},

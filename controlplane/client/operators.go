@@ -3,8 +3,11 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"fmt"
+	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 )
 
@@ -136,6 +139,39 @@ func (c *Client) Audit(ctx context.Context, user, chassis string, limit int) ([]
 		q.Set("chassis", chassis)
 	}
 	return pages[AuditEntry](ctx, c, "/v1/audit", q, limit)
+}
+
+// Backup writes a backup of the control plane to w, with the images if wanted. An
+// error means that what w has got is none.
+func (c *Client) Backup(ctx context.Context, w io.Writer, images bool) error {
+	resp, err := c.do(ctx, http.MethodPost, "/v1/backup", url.Values{"images": {strconv.FormatBool(images)}}, "", 0, nil, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	out := &writer{w: w}
+	if _, err := io.Copy(out, resp.Body); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if out.err != nil {
+			return fmt.Errorf("backup: %w", out.err)
+		}
+		return fmt.Errorf("%w: the backup broke off: %w", ErrUnreachable, err)
+	}
+	return nil
+}
+
+// writer remembers its error, to tell it from one of reading.
+type writer struct {
+	w   io.Writer
+	err error
+}
+
+func (w *writer) Write(b []byte) (int, error) {
+	n, err := w.w.Write(b)
+	w.err = err
+	return n, err
 }
 
 // ListSpecs returns all specs, without their contents.
