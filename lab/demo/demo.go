@@ -94,7 +94,9 @@ func (d *demo) run(ctx context.Context) error {
 		return err
 	}
 	err = d.phase("start control plane", func() (err error) {
-		d.control, err = estate.Start(ctx, d.Binary, filepath.Join(d.Out, "demo", "control"), d.Out)
+		d.control, err = estate.Start(ctx, estate.Options{
+			Binary: d.Binary, Dir: filepath.Join(d.Out, "demo", "control"), BootDir: d.Out, Flags: []string{"--auto-approve", "all"},
+		})
 		return err
 	})
 	if err != nil {

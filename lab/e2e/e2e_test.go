@@ -57,7 +57,7 @@ func build(m *testing.M) (int, error) {
 	}
 	bootDir = filepath.Join(tmp, "boot")
 	_, err = initramfs.Build(ctx, initramfs.Options{
-		OutDir: bootDir, CacheDir: filepath.Join(root, "out", "cache"), SourceDir: root, Log: log,
+		OutDir: bootDir, CacheDir: filepath.Join(root, "out", "cache"), SourceDir: root, Log: log, UKI: true,
 	})
 	if err != nil {
 		return 0, err
@@ -75,7 +75,13 @@ func build(m *testing.M) (int, error) {
 // that failed.
 func control(t *testing.T) *estate.ControlPlane {
 	t.Helper()
-	c, err := estate.Start(t.Context(), binary, t.TempDir(), bootDir)
+	return controlWith(t, estate.Options{Flags: []string{"--auto-approve", "all"}})
+}
+
+func controlWith(t *testing.T, o estate.Options) *estate.ControlPlane {
+	t.Helper()
+	o.Binary, o.Dir, o.BootDir = binary, t.TempDir(), bootDir
+	c, err := estate.Start(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -20,18 +21,31 @@ import (
 	"github.com/teeth-metal/teeth/controlplane"
 	"github.com/teeth-metal/teeth/controlplane/client"
 	"github.com/teeth-metal/teeth/lab"
+	"github.com/teeth-metal/teeth/lab/netns"
 )
 
-// ControlPlane is `teeth serve` on the loopback interface.
-type ControlPlane struct {
-	*client.Client
+// Options of a control plane.
+type Options struct {
 	Binary  string // the teeth program
 	Dir     string // holds its data, log and addresses
 	BootDir string // holds the appliance image
 
+	// Network is where it serves chassis; nil is the loopback interface, which
+	// chassis in QEMU's user network reach.
+	Network *netns.Net
+	// Flags are further ones of teeth serve.
+	Flags []string
+}
+
+// ControlPlane is `teeth serve`. Its operators reach it on the loopback
+// interface, wherever it runs.
+type ControlPlane struct {
+	*client.Client
+	Options
 	Addresses
 	process *exec.Cmd
 	ended   chan struct{}
+	forward io.Closer // to the API in a network of its own
 }
 
 // Addresses are where a control plane listens. They stay the same from one start
@@ -42,9 +56,9 @@ type Addresses struct {
 
 // Start starts the control plane and returns when it answers. It runs until Stop
 // or Kill, or until ctx ends.
-func Start(ctx context.Context, binary, dir, bootDir string) (*ControlPlane, error) {
-	c := &ControlPlane{Binary: binary, Dir: dir, BootDir: bootDir}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+func Start(ctx context.Context, o Options) (*ControlPlane, error) {
+	c := &ControlPlane{Options: o}
+	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
 		return nil, fmt.Errorf("control plane: %w", err)
 	}
 	if err := c.chooseAddresses(); err != nil {
@@ -58,7 +72,10 @@ func (c *ControlPlane) chooseAddresses() error {
 	file := filepath.Join(c.Dir, "addresses.json")
 	b, err := os.ReadFile(file)
 	if err == nil {
-		return json.Unmarshal(b, &c.Addresses)
+		err = json.Unmarshal(b, &c.Addresses)
+		// The network may be another one than last time.
+		c.serveNetwork()
+		return err
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -71,10 +88,21 @@ func (c *ControlPlane) chooseAddresses() error {
 		defer l.Close()
 		*a = l.Addr().String()
 	}
+	c.serveNetwork()
 	if b, err = json.Marshal(c.Addresses); err != nil {
 		return err
 	}
 	return os.WriteFile(file, b, 0o644)
+}
+
+// serveNetwork has the control plane listen where its chassis are. Nobody else
+// is in their network, so that the usual ports are free.
+func (c *ControlPlane) serveNetwork() {
+	if c.Network == nil {
+		return
+	}
+	at := func(port string) string { return net.JoinHostPort(c.Network.Address.Addr().String(), port) }
+	c.Agents, c.Boot, c.InsecureAgents = at("8081"), at("8082"), at("8083")
 }
 
 // Restart starts the control plane again, with the same data and addresses.
@@ -87,13 +115,23 @@ func (c *ControlPlane) Restart(ctx context.Context) error {
 	data := filepath.Join(c.Dir, "data")
 	cmd := exec.CommandContext(ctx, c.Binary, "serve", "--data", data, "--boot-dir", c.BootDir,
 		"--agents", c.Agents, "--api", c.API, "--boot", c.Boot,
-		"--insecure", "--insecure-agents", c.InsecureAgents, "--kernel-args", "panic=10", "--auto-approve", "all")
+		"--insecure", "--insecure-agents", c.InsecureAgents, "--kernel-args", "panic=10")
+	cmd.Args = append(cmd.Args, c.Flags...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
 	// Not at the mercy of a Ctrl-C meant for the caller, who still has to tell it things.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
-	if err := cmd.Start(); err != nil {
+	start := cmd.Start
+	if c.Network != nil {
+		start = func() error { return c.Network.Do(cmd.Start) }
+		if c.forward == nil {
+			if c.forward, err = c.Network.Forward(c.API); err != nil {
+				return fmt.Errorf("control plane: %w", err)
+			}
+		}
+	}
+	if err := start(); err != nil {
 		return fmt.Errorf("control plane: %w", err)
 	}
 	c.process, c.ended = cmd, make(chan struct{})
@@ -143,7 +181,13 @@ func tail(path string) string {
 func (c *ControlPlane) LogFile() string { return filepath.Join(c.Dir, "serve.log") }
 
 // Stop ends the control plane as an operator would.
-func (c *ControlPlane) Stop() { c.end(syscall.SIGTERM) }
+func (c *ControlPlane) Stop() {
+	c.end(syscall.SIGTERM)
+	if c.forward != nil {
+		c.forward.Close() // fails when it is closed
+		c.forward = nil
+	}
+}
 
 // Kill ends it with SIGKILL, which leaves it no time for anything.
 func (c *ControlPlane) Kill() { c.end(syscall.SIGKILL) }
@@ -174,6 +218,9 @@ func (c *ControlPlane) fromChassis(address string) string {
 	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		panic(err) // we chose it
+	}
+	if c.Network != nil {
+		return address
 	}
 	return net.JoinHostPort(lab.HostAddress, port)
 }
