@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -161,7 +162,8 @@ type server struct {
 	health    *health.Checks // what /readyz answers; parts add theirs
 	metrics   *metrics.Metrics
 
-	bootPort, metricsAddress string
+	bootPort, agentsPort, metricsAddress string
+	boot                                 http.Handler // what the boot listeners serve
 
 	enrol   string
 	secrets string       // the estate's key: of capabilities, and of what sealer seals
@@ -246,14 +248,16 @@ func (s *server) run(outer context.Context) error {
 		listeners[*l.actual] = listener
 	}
 	_, s.bootPort, _ = net.SplitHostPort(info.Boot)
-	_, agentsPort, _ := net.SplitHostPort(info.Agents)
+	_, s.agentsPort, _ = net.SplitHostPort(info.Agents)
 	boot, err := netboot.Handler(netboot.Config{
-		Store: s.store, Image: s.images.File, BootDir: s.BootDir, Log: s.Log,
-		AgentsPort: agentsPort, CAPin: info.CASHA256, Token: s.enrol, KernelArgs: s.KernelArgs,
+		Store: s.store, Image: s.images.File, BootDir: s.BootDir, IPXEDirs: s.Network.IPXEDirs, Log: s.Log,
+		AgentsPort: s.agentsPort, CAPin: info.CASHA256, Token: s.enrol, KernelArgs: s.KernelArgs,
+		BootToken: s.store.IssueBootToken,
 	})
 	if err != nil {
 		return err
 	}
+	s.boot = boot
 	requests, endRequests := context.WithCancel(ctx)
 	defer context.AfterFunc(outer, endRequests)()
 	defer endRequests()
