@@ -63,7 +63,8 @@ func Run(machine *boot.Machine, version string) {
 	a := newAgent(machine, version)
 	var err error
 	if a.bootID, err = readLine("/proc/sys/kernel/random/boot_id"); err != nil {
-		machine.Log.Warn("no boot id: after a reboot the control plane cannot tell that tasks were lost", "err", err)
+		machine.Log.Warn("no boot id from the kernel, making one", "err", err)
+		a.bootID = teeth.NewID()
 	}
 	// The work outlives ctx a little, so that cancelled tasks can say so.
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))

@@ -31,6 +31,10 @@ type conn struct {
 	handshaken  chan struct{} // closed when the handshake was answered
 	established atomic.Bool   // the same
 
+	certified bool          // by a client certificate
+	certifies bool          // the server issues some; set before handshaken is closed
+	answered  chan struct{} // sent to when a request for one was answered
+
 	mu      sync.Mutex
 	pending map[string]*item // by the id it was sent under
 	buf     []byte           // the writer's
@@ -40,6 +44,7 @@ type conn struct {
 var (
 	handshakeItem = &item{method: teeth.MethodHandshake}
 	pingItem      = &item{method: teeth.MethodPing, params: json.RawMessage("{}")}
+	certItem      = &item{method: teeth.MethodCertificate}
 )
 
 func newConn(s *Session, nc net.Conn, endpoint string) *conn {
@@ -48,6 +53,7 @@ func newConn(s *Session, nc net.Conn, endpoint string) *conn {
 		commands:   make(chan teeth.Message, queueLen),
 		replies:    make(chan teeth.Message),
 		handshaken: make(chan struct{}),
+		answered:   make(chan struct{}, 1),
 		pending:    make(map[string]*item),
 	}
 }
@@ -186,14 +192,24 @@ func (c *conn) reply(m teeth.Message) error {
 	case it == nil:
 		return &fatalError{teeth.FatalUnknownID, fmt.Errorf("an answer to %q, which was not asked", clip(id))}
 	case it == handshakeItem && m.Kind == teeth.KindError:
+		if c.s.creds != nil {
+			c.s.creds.introduced(c.certified, false)
+		}
 		return fmt.Errorf("the server refused the handshake: %q", clip(m.Err.Msg))
 	case it == handshakeItem:
 		var r teeth.HandshakeResult
 		json.Unmarshal(m.Result, &r) // a peer may answer anything
 		log.Info("session established", "peer", c.nc.RemoteAddr(), "chassis", clip(r.Chassis), "server_version", clip(r.Version))
+		if c.s.creds != nil {
+			c.s.creds.introduced(c.certified, true)
+			c.certifies = r.Certificates
+		}
 		c.established.Store(true)
 		c.s.connected.Store(true)
 		close(c.handshaken)
+		return nil
+	case it == certItem:
+		c.certificate(m)
 		return nil
 	case m.Kind == teeth.KindError && it != pingItem:
 		log.Warn("the server refused a message", "method", it.method, "task", it.task, "final", it.final, "err", clip(m.Err.Msg))
@@ -202,6 +218,23 @@ func (c *conn) reply(m teeth.Message) error {
 		c.s.cfg.Delivered(it.task)
 	}
 	return nil
+}
+
+// certificate handles the answer to a request for a certificate.
+func (c *conn) certificate(m teeth.Message) {
+	if m.Kind == teeth.KindError {
+		c.s.creds.refused()
+		c.s.cfg.Log.Info("no certificate yet", "reason", clip(m.Err.Msg))
+	} else if err := c.s.creds.issued(m.Result); err != nil {
+		c.s.creds.refused()
+		c.s.cfg.Log.Error("the server's certificate for this chassis is of no use", "err", err)
+	} else {
+		c.s.cfg.Log.Info("got a certificate")
+	}
+	select {
+	case c.answered <- struct{}{}:
+	default: // the writer knows
+	}
 }
 
 // handle answers commands.
@@ -270,6 +303,9 @@ func encodable(m teeth.Message) (teeth.Message, error) {
 func (c *conn) write(ctx context.Context) error {
 	hs := c.s.cfg.Handshake()
 	hs.Endpoint = c.endpoint
+	if c.certified {
+		hs.Token = ""
+	}
 	params, err := json.Marshal(hs)
 	if err != nil {
 		return fmt.Errorf("handshake: %w", err)
@@ -283,6 +319,9 @@ func (c *conn) write(ctx context.Context) error {
 	defer ping.Stop()
 	var wake chan struct{} // nil until the handshake was answered
 	var tick <-chan time.Time
+	ask := time.NewTimer(time.Hour)
+	ask.Stop()
+	defer ask.Stop()
 	handshaken := c.handshaken
 	for {
 		select {
@@ -303,6 +342,19 @@ func (c *conn) write(ctx context.Context) error {
 				return err
 			}
 			c.s.outbox.signal()
+			if c.certifies {
+				ask.Reset(c.s.creds.due())
+			}
+		case <-ask.C:
+			params, err := c.s.creds.request()
+			if err != nil {
+				return err
+			}
+			if err := c.command(ctx, certItem, params); err != nil {
+				return err
+			}
+		case <-c.answered:
+			ask.Reset(c.s.creds.due())
 		case <-tick:
 			c.s.outbox.retry()
 			if err := c.command(ctx, pingItem, pingItem.params); err != nil {

@@ -4,8 +4,11 @@
 //
 // One connection is open at a time. Of several endpoints the next one is tried
 // when a connection fails; after a round without success, and after a session
-// was lost, it waits 1 s to 120 s, with jitter, so that a thousand chassis do not
-// come back in the same second.
+// was lost, it waits for a random time, at most 2 s at first and 30 s in the end, so
+// that ten thousand chassis do not come back in the same second.
+//
+// Over TLS the agent introduces itself with a token at first, and asks for a client
+// certificate, by which it is known from the next connection on.
 package session
 
 import (
@@ -58,7 +61,7 @@ type Config struct {
 // any goroutine.
 type Session struct {
 	cfg    Config
-	tls    *tls.Config // nil: plain TCP
+	creds  *credentials // nil: plain TCP
 	timers timers
 	dial   func(ctx context.Context, endpoint string) (net.Conn, error)
 	outbox *outbox
@@ -70,7 +73,7 @@ type Session struct {
 // timers are the protocol's; tests shorten them.
 type timers struct {
 	ping, idle           time.Duration
-	backoffMin           time.Duration // the shortest wait
+	backoffMin           time.Duration // the first wait is up to twice as long
 	backoffMax           time.Duration // the longest
 	connect, write, last time.Duration // for dial and TLS; for one write; for the peer to read a fatal error
 }
@@ -83,7 +86,7 @@ func New(cfg Config) (*Session, error) {
 		outbox: newOutbox(),
 		timers: timers{
 			ping: 20 * time.Second, idle: 60 * time.Second,
-			backoffMin: time.Second, backoffMax: 120 * time.Second,
+			backoffMin: time.Second, backoffMax: 30 * time.Second,
 			connect: 15 * time.Second, write: 60 * time.Second, last: 2 * time.Second,
 		},
 	}
@@ -110,7 +113,7 @@ func New(cfg Config) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.tls = tlsConfig(pin)
+	s.creds = newCredentials(pin)
 	return s, nil
 }
 
@@ -154,7 +157,7 @@ func (s *Session) Flush(ctx context.Context) error {
 
 // Run keeps a session going until ctx ends, and returns ctx's error.
 func (s *Session) Run(ctx context.Context) error {
-	if s.tls == nil {
+	if s.creds == nil {
 		s.cfg.Log.Warn("talking to the control plane in the clear, as told: anyone on the network can command this chassis")
 	}
 	lost := 0 // rounds without success
@@ -181,14 +184,15 @@ func (s *Session) Run(ctx context.Context) error {
 	}
 }
 
-// backoff returns how long to wait after so many failed rounds: a random time in
-// the upper half of an interval that doubles from twice the minimum.
+// backoff returns how long to wait after so many failed rounds: a random time
+// within an interval that doubles from twice the minimum. A wait may be as good as
+// none: what matters is that thousands of them are spread evenly.
 func (s *Session) backoff(failures int) time.Duration {
 	top := s.timers.backoffMax
 	if failures < 20 {
 		top = min(top, 2*s.timers.backoffMin<<max(failures-1, 0))
 	}
-	return top/2 + rand.N(top/2+1)
+	return rand.N(top + 1)
 }
 
 // connect dials one endpoint and talks until the connection ends. It reports
@@ -201,15 +205,18 @@ func (s *Session) connect(ctx context.Context, endpoint string) (established boo
 		return false, err // names the endpoint
 	}
 	defer raw.Close()
-	nc := raw
-	if s.tls != nil {
-		tc := tls.Client(raw, s.tls)
+	nc, certified := raw, false
+	if s.creds != nil {
+		var conf *tls.Config
+		conf, certified = s.creds.config()
+		tc := tls.Client(raw, conf)
 		if err := tc.HandshakeContext(dialCtx); err != nil {
 			return false, fmt.Errorf("TLS with %s: %w", endpoint, err)
 		}
 		nc = tc
 	}
 	c := newConn(s, nc, endpoint)
+	c.certified = certified
 	err = c.run(ctx)
 	s.connected.Store(false)
 	return c.established.Load(), fmt.Errorf("session with %s: %w", endpoint, err)

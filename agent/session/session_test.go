@@ -265,18 +265,18 @@ func TestRotationAndBackoff(t *testing.T) {
 				}
 			}
 		}
-		low := time.Second
+		top := 2 * time.Second
 		for i, d := range waits[1:] { // before the first round there is no wait
-			if d < low || d > 2*low {
-				t.Errorf("wait %d is %v, want %v to %v", i, d, low, 2*low)
+			if d > top {
+				t.Errorf("wait %d is %v, want up to %v", i, d, top)
 			}
-			low = min(2*low, time.Minute)
+			top = min(2*top, 30*time.Second)
 		}
 		p := b.accept().welcome()
 		p.nc.Close()
 		began := time.Now()
 		b.accept().welcome()
-		if d := time.Since(began); d < time.Second || d > 2*time.Second {
+		if d := time.Since(began); d > 2*time.Second {
 			t.Errorf("after a session that worked it waited %v", d)
 		}
 		for i, e := range b.dialled {
@@ -296,7 +296,7 @@ func TestBackoffBounds(t *testing.T) {
 	for failures := range 200 {
 		for range 20 {
 			d := s.backoff(failures)
-			if d < time.Second || d > 120*time.Second {
+			if d < 0 || d > 30*time.Second || failures < 2 && d > 2*time.Second {
 				t.Fatalf("%d failures: %v", failures, d)
 			}
 			seen[d] = true

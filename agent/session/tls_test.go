@@ -255,7 +255,7 @@ func TestResumption(t *testing.T) {
 		<-ended
 	}
 	// The same session, but the agent is told to trust another CA.
-	s.tls.VerifyConnection = func(cs tls.ConnectionState) error {
+	s.creds.plain.VerifyConnection = func(cs tls.ConnectionState) error {
 		return verify(cs.PeerCertificates, sha256.Sum256(newAuthority(t).cert.Raw), time.Now())
 	}
 	if _, err := s.connect(t.Context(), addr); err == nil || !strings.Contains(err.Error(), "pinned CA") {

@@ -19,6 +19,7 @@ func TestDocumentation(t *testing.T) {
 		MethodPing:           func() any { return new(struct{}) },
 		MethodLog:            func() any { return new(Log) },
 		MethodTaskStatus:     func() any { return new(TaskStatus) },
+		MethodCertificate:    func() any { return new(CertificateParams) },
 		MethodStatus:         func() any { return new(StatusParams) },
 		MethodTaskCancel:     func() any { return new(TaskParams) },
 		MethodDiskErase:      func() any { return new(DiskEraseParams) },
