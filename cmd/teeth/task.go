@@ -38,9 +38,9 @@ func taskList(conn *connection) *cobra.Command {
 				return err
 			}
 			return conn.print(cmd.OutOrStdout(), tasks, func(w *tabwriter.Writer) {
-				fmt.Fprintln(w, "TASK\tCHASSIS\tMETHOD\tSTATE\tPERCENT\tCREATED\tMESSAGE")
+				fmt.Fprintln(w, "TASK\tCHASSIS\tNAME\tSTATE\tPERCENT\tCREATED\tMESSAGE")
 				for _, t := range tasks {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.0f\t%s ago\t%s\n", short(t.ID), short(t.Chassis), t.Method, t.State, t.Percent, age(t.Created), live.Printable(t.Msg))
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.0f\t%s ago\t%s\n", short(t.ID), short(t.Chassis), t.Name, t.State, t.Percent, age(t.Created), live.Printable(t.Msg))
 				}
 			})
 		}),
@@ -61,8 +61,8 @@ func taskShow(conn *connection) *cobra.Command {
 				return err
 			}
 			return conn.print(cmd.OutOrStdout(), t, func(w *tabwriter.Writer) {
-				fmt.Fprintf(w, "id\t%s\nchassis\t%s\nmethod\t%s\nstate\t%s\npercent\t%.1f\nstep\t%s\nmessage\t%s\nresult\t%s\n",
-					t.ID, t.Chassis, t.Method, t.State, t.Percent, live.Printable(t.Step), live.Printable(t.Msg), live.Printable(string(t.Result)))
+				fmt.Fprintf(w, "id\t%s\ngraph\t%s\nchassis\t%s\nlabel\t%s\nname\t%s\njob\t%s\nstate\t%s\npercent\t%.1f\nstep\t%s\nmessage\t%s\nresult\t%s\n",
+					t.ID, t.Graph, t.Chassis, t.Label, t.Name, t.Job, t.State, t.Percent, live.Printable(t.Step), live.Printable(t.Msg), live.Printable(string(t.Result)))
 			})
 		}),
 	}
@@ -78,24 +78,27 @@ func taskWatch(conn *connection) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return started(cmd, conn, c, client.Run{ID: t.Run}, true)
+			return started(cmd, conn, c, client.Graph{ID: t.Graph}, true)
 		}),
 	}
 }
 
 func taskCancel(conn *connection) *cobra.Command {
-	return &cobra.Command{
+	var force bool
+	cmd := &cobra.Command{
 		Use:   "cancel TASK",
-		Short: "Cancel a task and those that wait for it",
+		Short: "Cancel a task and those that need its success",
 		Args:  args(cobra.ExactArgs(1)),
 		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
-			t, err := c.CancelTask(cmd.Context(), a[0])
+			t, err := c.CancelTask(cmd.Context(), a[0], force)
 			if err != nil {
 				return err
 			}
 			return conn.print(cmd.OutOrStdout(), t, func(w *tabwriter.Writer) {
-				fmt.Fprintf(w, "%s\t%s\t%s\n", short(t.ID), t.Method, t.State)
+				fmt.Fprintf(w, "%s\t%s\t%s\n", short(t.ID), t.Name, t.State)
 			})
 		}),
 	}
+	cmd.Flags().BoolVar(&force, "force", false, forceHelp)
+	return cmd
 }

@@ -14,23 +14,21 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/client/live"
 )
 
-// started tells of a run that was begun, and follows it if asked to.
-func started(cmd *cobra.Command, conn *connection, c *client.Client, run client.Run, wait bool) error {
+// started tells of a graph that was begun, and follows it if asked to.
+func started(cmd *cobra.Command, conn *connection, c *client.Client, g client.Graph, wait bool) error {
 	if !wait {
-		return conn.print(cmd.OutOrStdout(), run, func(w *tabwriter.Writer) {
-			fmt.Fprintln(w, "TASK\tMETHOD\tSTATE")
-			for _, t := range run.Tasks {
-				fmt.Fprintf(w, "%s\t%s\t%s\n", short(t.ID), t.Method, t.State)
-			}
+		return conn.print(cmd.OutOrStdout(), g, func(w *tabwriter.Writer) {
+			fmt.Fprintf(w, "graph %s\n\n", g.ID)
+			taskRows(w, g.Tasks)
 		})
 	}
 	if conn.output == "json" {
-		final, err := c.Follow(cmd.Context(), run.ID, nil)
+		final, err := c.Follow(cmd.Context(), g.ID, nil)
 		return errors.Join(conn.print(cmd.OutOrStdout(), final, nil), err)
 	}
 	view := live.New(cmd.OutOrStdout())
 	defer view.Settle()
-	_, err := c.Follow(cmd.Context(), run.ID, func(tasks []client.Task) { view.Show(liveTasks(tasks)) })
+	_, err := c.Follow(cmd.Context(), g.ID, func(tasks []client.Task) { view.Show(liveTasks(tasks)) })
 	return err
 }
 
@@ -52,6 +50,8 @@ func printEvent(out io.Writer) func(client.Event) error {
 			t := e.Task.Live()
 			line := fmt.Sprintf("%s task     %s %-16s %-9s %3.0f %%", now, short(t.ID), t.Title, t.State, t.Percent)
 			_, err = fmt.Fprintln(out, strings.TrimSpace(line+" "+live.Printable(t.Msg)))
+		case e.Graph != nil:
+			_, err = fmt.Fprintf(out, "%s graph    %s %s %s\n", now, short(e.Graph.ID), e.Graph.Name, graphState(*e.Graph))
 		case e.Chassis != nil:
 			_, err = fmt.Fprintf(out, "%s chassis  %s %s\n", now, short(e.Chassis.ID), e.Chassis.State)
 		case e.Log != nil:

@@ -77,7 +77,7 @@ type route struct {
 // routes are all operations. A subject with more than a few has a file of its own,
 // and a list that is joined here.
 var routes = slices.Concat(
-	coreRoutes, operatorRoutes, enrolmentRoutes,
+	coreRoutes, graphRoutes, operatorRoutes, enrolmentRoutes,
 )
 
 var coreRoutes = []route{
@@ -86,12 +86,6 @@ var coreRoutes = []route{
 	{"GET /v1/chassis/{id}", (*server).getChassis},
 	{"GET /v1/chassis/{id}/log", (*server).chassisLog},
 	{"POST /v1/chassis/{id}/inspect", (*server).inspect},
-	{"POST /v1/chassis/{id}/decommission", (*server).decommission},
-	{"POST /v1/chassis/{id}/provision", (*server).provision},
-	{"GET /v1/runs/{id}", (*server).getRun},
-	{"GET /v1/tasks", (*server).listTasks},
-	{"GET /v1/tasks/{id}", (*server).getTask},
-	{"POST /v1/tasks/{id}/cancel", (*server).cancelTask},
 	{"GET /v1/images", (*server).listImages},
 	{"POST /v1/images", (*server).addImage},
 	{"GET /v1/images/{id}", (*server).getImage},

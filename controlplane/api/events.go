@@ -21,7 +21,7 @@ const (
 // where it was, even after a restart of the server.
 func (s *server) events(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
-	f := store.Filter{Run: q.Get("run")}
+	f := store.Filter{Graph: q.Get("graph")}
 	if ref := q.Get("chassis"); ref != "" {
 		c, err := s.Store.FindChassis(r.Context(), ref)
 		if err != nil {
@@ -29,10 +29,12 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) error {
 		}
 		f.Chassis = c.ID
 	}
-	if f.Run != "" {
-		if _, err := s.Store.Run(r.Context(), f.Run); err != nil {
+	if f.Graph != "" {
+		g, err := s.Store.Graph(r.Context(), f.Graph)
+		if err != nil {
 			return err
 		}
+		f.Graph = g.ID
 	}
 	since, _ := s.Store.Revision()
 	var first []store.Change
@@ -42,8 +44,8 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) error {
 			return &refusal{http.StatusBadRequest, "Last-Event-ID: want the id of an event"}
 		}
 		since = min(n, since)
-	} else if f.Run != "" {
-		since = 0 // its tasks are all there is
+	} else if f.Graph != "" {
+		since = 0 // it and its tasks are all there is
 	} else if f.Chassis != "" {
 		var err error
 		if first, err = s.beginning(r, f.Chassis, since); err != nil {

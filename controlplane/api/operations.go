@@ -9,7 +9,6 @@ import (
 
 	"github.com/teeth-metal/teeth/controlplane/images"
 	"github.com/teeth-metal/teeth/controlplane/store"
-	"github.com/teeth-metal/teeth/controlplane/workflow"
 )
 
 func (s *server) version(w http.ResponseWriter, _ *http.Request) error {
@@ -71,91 +70,6 @@ func (s *server) inspect(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return write(w, http.StatusOK, c)
-}
-
-func (s *server) decommission(w http.ResponseWriter, r *http.Request) error {
-	var in workflow.Decommission
-	if err := read(w, r, &in); err != nil {
-		return err
-	}
-	c, err := s.chassis(r)
-	if err != nil {
-		return err
-	}
-	run, err := s.Engine.Decommission(r.Context(), c, in)
-	if err != nil {
-		return err
-	}
-	return created(w, run)
-}
-
-func (s *server) provision(w http.ResponseWriter, r *http.Request) error {
-	var in workflow.Provision
-	if err := read(w, r, &in); err != nil {
-		return err
-	}
-	c, err := s.chassis(r)
-	if err != nil {
-		return err
-	}
-	run, err := s.Engine.Provision(r.Context(), c, in)
-	if err != nil {
-		return err
-	}
-	return created(w, run)
-}
-
-func created(w http.ResponseWriter, run store.Run) error {
-	w.Header().Set("Location", "/v1/runs/"+run.ID)
-	return write(w, http.StatusAccepted, run)
-}
-
-func (s *server) getRun(w http.ResponseWriter, r *http.Request) error {
-	run, err := s.Store.Run(r.Context(), r.PathValue("id"))
-	if err != nil {
-		return err
-	}
-	return write(w, http.StatusOK, run)
-}
-
-func (s *server) listTasks(w http.ResponseWriter, r *http.Request) error {
-	n, err := limit(r)
-	if err != nil {
-		return err
-	}
-	q := r.URL.Query()
-	chassis := ""
-	if ref := q.Get("chassis"); ref != "" {
-		c, err := s.Store.FindChassis(r.Context(), ref)
-		if err != nil {
-			return err
-		}
-		chassis = c.ID
-	}
-	items, err := s.Store.ListTasks(r.Context(), chassis, q.Get("page"), n)
-	if err != nil {
-		return err
-	}
-	return write(w, http.StatusOK, paged(items, n, func(t store.Task) string { return t.ID }))
-}
-
-func (s *server) getTask(w http.ResponseWriter, r *http.Request) error {
-	t, err := s.Store.Task(r.Context(), r.PathValue("id"))
-	if err != nil {
-		return err
-	}
-	return write(w, http.StatusOK, t)
-}
-
-func (s *server) cancelTask(w http.ResponseWriter, r *http.Request) error {
-	t, err := s.Store.Task(r.Context(), r.PathValue("id"))
-	if err != nil {
-		return err
-	}
-	if t, err = s.Engine.Cancel(r.Context(), t.ID); err != nil {
-		return err
-	}
-	return write(w, http.StatusAccepted, t)
 }
 
 func (s *server) listImages(w http.ResponseWriter, r *http.Request) error {
@@ -239,6 +153,9 @@ func eventData(c store.Change) (kind string, data []byte, err error) {
 	case c.Task != nil:
 		data, err = json.Marshal(c.Task)
 		return "task", data, err
+	case c.Graph != nil:
+		data, err = json.Marshal(c.Graph)
+		return "graph", data, err
 	case c.Chassis != nil:
 		data, err = json.Marshal(c.Chassis)
 		return "chassis", data, err

@@ -25,7 +25,7 @@ type Chassis struct {
 	Version     string          `json:"version,omitempty"`
 	BootID      string          `json:"boot_id,omitempty"`
 	Address     string          `json:"address,omitempty"`
-	OpenRun     string          `json:"open_run,omitempty"` // that is not finished
+	OpenGraph   string          `json:"open_graph,omitempty"` // that is not finished
 	LastSeen    time.Time       `json:"last_seen"`
 	Created     time.Time       `json:"created"`
 	Inspected   *time.Time      `json:"inspected,omitempty"`
@@ -36,44 +36,6 @@ type Chassis struct {
 	Rejected    *time.Time      `json:"rejected,omitempty"`
 	Inventory   json.RawMessage `json:"inventory,omitempty"` // in the form of package hwinfo
 	Phases      []teeth.Phase   `json:"phases,omitempty"`    // of its last boot
-}
-
-// Task is one command to one chassis. State is pending, sent, running, complete,
-// error or cancelled.
-type Task struct {
-	ID       string          `json:"id"`
-	Run      string          `json:"run"`
-	Chassis  string          `json:"chassis"`
-	Position int             `json:"position"`
-	After    string          `json:"after,omitempty"`
-	Method   string          `json:"method"`
-	State    string          `json:"state"`
-	Percent  float64         `json:"percent"`
-	ETA      *float64        `json:"eta,omitempty"` // seconds left
-	Step     string          `json:"step,omitempty"`
-	Msg      string          `json:"msg,omitempty"`
-	Result   json.RawMessage `json:"result,omitempty"`
-	Cancel   bool            `json:"cancel_requested,omitempty"`
-	BootID   string          `json:"boot_id,omitempty"`
-	Created  time.Time       `json:"created"`
-	Started  *time.Time      `json:"started,omitempty"`
-	Finished *time.Time      `json:"finished,omitempty"`
-}
-
-// Final reports whether the task has ended.
-func (t Task) Final() bool {
-	return t.State == "complete" || t.State == "error" || t.State == "cancelled"
-}
-
-// Run is a sequence of tasks. State is pending, running, complete, error or
-// cancelled.
-type Run struct {
-	ID      string    `json:"id"`
-	Chassis string    `json:"chassis"`
-	Kind    string    `json:"kind"`
-	State   string    `json:"state"`
-	Created time.Time `json:"created"`
-	Tasks   []Task    `json:"tasks"`
 }
 
 // Image is an OS image.
@@ -92,29 +54,6 @@ type LogEvent struct {
 	Time    time.Time       `json:"time"`
 	Message string          `json:"message"`
 	Fields  json.RawMessage `json:"fields,omitempty"`
-}
-
-// Decommission says how a chassis is emptied and checked.
-type Decommission struct {
-	Disks    []string             `json:"disks,omitempty"`  // by serial number, WWN or kernel name; empty: all
-	Method   string               `json:"method,omitempty"` // auto (default), zeroout, overwrite
-	Verify   string               `json:"verify,omitempty"` // full (default), sample
-	Firmware []teeth.FirmwareItem `json:"firmware,omitempty"`
-	Spec     json.RawMessage      `json:"spec,omitempty"` // of package hwinfo/qc
-	// Steps are what is done, in this order: erase, firmware, qc (default all).
-	Steps []string `json:"steps,omitempty"`
-}
-
-// Provision says what a chassis is to run.
-type Provision struct {
-	Image       string            `json:"image"`                 // id or name
-	RootDevice  *teeth.RootDevice `json:"root_device,omitempty"` // nil: the smallest disk of at least 4 GiB
-	Hostname    string            `json:"hostname,omitempty"`
-	SSHKeys     []string          `json:"ssh_keys,omitempty"` // lines of authorized_keys
-	UserData    string            `json:"user_data,omitempty"`
-	NetworkData json.RawMessage   `json:"network_data,omitempty"` // nil: DHCP on the NIC it booted from
-	Files       map[string][]byte `json:"files,omitempty"`        // absolute path to contents
-	Boot        string            `json:"boot,omitempty"`         // auto (default), kexec, reboot
 }
 
 // NewImage describes an image that is to be added. Format is raw, raw.gz,
@@ -158,52 +97,6 @@ func (c *Client) ChassisLog(ctx context.Context, ref string, limit int) ([]LogEv
 func (c *Client) Inspect(ctx context.Context, ref string) (Chassis, error) {
 	var out Chassis
 	err := c.call(ctx, http.MethodPost, chassisPath(ref, "/inspect"), nil, nil, &out)
-	return out, err
-}
-
-// Decommission starts a run that erases the chassis and checks it.
-func (c *Client) Decommission(ctx context.Context, ref string, in Decommission) (Run, error) {
-	var out Run
-	err := c.call(ctx, http.MethodPost, chassisPath(ref, "/decommission"), nil, in, &out)
-	return out, err
-}
-
-// Provision starts a run that puts an image on the chassis and boots it.
-func (c *Client) Provision(ctx context.Context, ref string, in Provision) (Run, error) {
-	var out Run
-	err := c.call(ctx, http.MethodPost, chassisPath(ref, "/provision"), nil, in, &out)
-	return out, err
-}
-
-// Run returns a run and its tasks.
-func (c *Client) Run(ctx context.Context, id string) (Run, error) {
-	var out Run
-	err := c.call(ctx, http.MethodGet, "/v1/runs/"+url.PathEscape(id), nil, nil, &out)
-	return out, err
-}
-
-// ListTasks returns up to limit tasks (0: all), newest first, of one chassis or,
-// with "", of all.
-func (c *Client) ListTasks(ctx context.Context, chassis string, limit int) ([]Task, error) {
-	query := url.Values{}
-	if chassis != "" {
-		query.Set("chassis", chassis)
-	}
-	return pages[Task](ctx, c, "/v1/tasks", query, limit)
-}
-
-// Task returns the task with this id, or whose id alone begins so.
-func (c *Client) Task(ctx context.Context, id string) (Task, error) {
-	var out Task
-	err := c.call(ctx, http.MethodGet, "/v1/tasks/"+url.PathEscape(id), nil, nil, &out)
-	return out, err
-}
-
-// CancelTask cancels a task, at once if it is pending; otherwise the task ends
-// when its agent has stopped the work.
-func (c *Client) CancelTask(ctx context.Context, id string) (Task, error) {
-	var out Task
-	err := c.call(ctx, http.MethodPost, "/v1/tasks/"+url.PathEscape(id)+"/cancel", nil, nil, &out)
 	return out, err
 }
 

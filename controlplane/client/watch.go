@@ -13,15 +13,17 @@ import (
 	"time"
 )
 
-// Filter selects what is watched. A run selects its tasks and nothing else.
+// Filter selects what is watched. A graph selects itself, those inside it and
+// their tasks, and nothing else.
 type Filter struct {
 	Chassis string
-	Run     string
+	Graph   string
 }
 
 // Event is something as it is now. Exactly one of the pointers is set.
 type Event struct {
 	Task    *Task
+	Graph   *Graph // without tasks
 	Chassis *Chassis
 	Log     *LogEvent
 }
@@ -33,7 +35,7 @@ const (
 )
 
 // Watch calls do with every change, until ctx ends or do returns an error, which
-// Watch then returns. It begins with how things are: with all tasks of a run, or
+// Watch then returns. It begins with how things are: with a graph and all its tasks, or
 // a chassis and its unfinished tasks; without a filter there is no beginning. A
 // server that goes away is waited for up to five minutes, and nothing is missed
 // meanwhile but states that lasted shorter.
@@ -81,8 +83,8 @@ func (w *watch) stream(ctx context.Context) error {
 	if w.f.Chassis != "" {
 		query.Set("chassis", w.f.Chassis)
 	}
-	if w.f.Run != "" {
-		query.Set("run", w.f.Run)
+	if w.f.Graph != "" {
+		query.Set("graph", w.f.Graph)
 	}
 	header := http.Header{"Accept": {"text/event-stream"}}
 	if w.last != "" {
@@ -143,6 +145,8 @@ func (w *watch) event(kind string, data []byte) error {
 	switch kind {
 	case "task":
 		err = json.Unmarshal(data, &e.Task)
+	case "graph":
+		err = json.Unmarshal(data, &e.Graph)
 	case "chassis":
 		err = json.Unmarshal(data, &e.Chassis)
 	case "log":

@@ -51,6 +51,9 @@ type Session struct {
 	done    chan struct{}
 }
 
+// ID returns the session's id, as the store knows it.
+func (s *Session) ID() string { return s.id }
+
 // Legacy reports whether the agent is the original one, which knows little.
 func (s *Session) Legacy() bool { return s.legacy }
 

@@ -122,7 +122,7 @@ func (s *server) bootsItsDisk(r *http.Request, uuid, mac string) (bool, error) {
 	if errors.Is(err, store.ErrNotFound) {
 		return false, nil
 	}
-	return err == nil && c.InstalledAt != nil && c.OpenRun == "", err
+	return err == nil && c.InstalledAt != nil && c.OpenGraph == "", err
 }
 
 func (s *server) ramdisk(base, host, mac, token string) string {

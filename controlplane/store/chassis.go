@@ -48,16 +48,16 @@ type Chassis struct {
 	Inventory   json.RawMessage `json:"inventory,omitempty"`
 	Phases      json.RawMessage `json:"phases,omitempty"`
 
-	Endpoint string   `json:"-"` // host under which it reaches this server
-	Notes    []string `json:"-"` // what an operator should know of the session that Connect recorded
-	OpenRun  string   `json:"open_run,omitempty"`
-	rev      int64
+	Endpoint  string   `json:"-"`                    // host under which it reaches this server
+	Notes     []string `json:"-"`                    // what an operator should know of the session that Connect recorded
+	OpenGraph string   `json:"open_graph,omitempty"` // that is not finished
+	rev       int64
 }
 
 const chassisColumns = `c.id, c.name, c.uuid, c.serial, c.mac, c.macs, c.version, c.boot_id, c.connected, c.address,
 	c.endpoint, c.last_seen, c.created, c.inspected, c.failed, c.installed, c.in_service,
 	c.approved, c.approved_by, c.rejected, c.rev,
-	COALESCE((SELECT MIN(t.run) FROM tasks t WHERE t.chassis = c.id AND t.state IN ('pending', 'sent', 'running')), ''),
+	COALESCE((SELECT MIN(g.id) FROM graphs g WHERE g.chassis = c.id AND g.parent = '' AND g.state IN ('pending', 'running')), ''),
 	EXISTS (SELECT 1 FROM phone_home p WHERE p.chassis = c.id AND p.used IS NULL)`
 
 const chassisDetails = `, c.inventory, c.phases`
@@ -74,7 +74,7 @@ func scanChassis(row scanner, details bool) (Chassis, error) {
 	)
 	dest := []any{&c.ID, &c.Name, &c.UUID, &c.Serial, &c.MAC, &macs, &c.Version, &c.BootID, &c.Connected, &c.Address,
 		&c.Endpoint, &seen, &created, &inspected, &failed, &installed, &inService,
-		&approved, &c.ApprovedBy, &rejected, &c.rev, &c.OpenRun, &awaited}
+		&approved, &c.ApprovedBy, &rejected, &c.rev, &c.OpenGraph, &awaited}
 	if details {
 		dest = append(dest, &inventory, &phases)
 	}
@@ -98,9 +98,9 @@ func scanChassis(row scanner, details bool) (Chassis, error) {
 		c.State = Rejected
 	case c.Approved == nil:
 		c.State = Discovered
-	case c.InServiceAt != nil && (c.OpenRun == "" || !c.Connected):
+	case c.InServiceAt != nil && (c.OpenGraph == "" || !c.Connected):
 		c.State = InService
-	case c.OpenRun != "", c.InstalledAt != nil && awaited:
+	case c.OpenGraph != "", c.InstalledAt != nil && awaited:
 		c.State = Working
 	case !c.Connected:
 		c.State = Offline

@@ -220,7 +220,10 @@ func (s *Store) Forget(ctx context.Context, chassis, by string, force bool) erro
 		case open > 0 && !force:
 			return fmt.Errorf("chassis %s has %d tasks to finish: cancel them, or force it: %w", chassis, open, ErrConflict)
 		}
-		for _, table := range []string{"phone_home", "events", "boot_tokens", "tasks", "runs"} {
+		if err := t.abandon(chassis); err != nil {
+			return err
+		}
+		for _, table := range []string{"phone_home", "events", "boot_tokens", "tasks", "graphs"} {
 			if _, err := t.Exec(`DELETE FROM `+table+` WHERE chassis = ?`, chassis); err != nil {
 				return fmt.Errorf("forget chassis %s: %s: %w", chassis, table, err)
 			}

@@ -67,10 +67,11 @@ func (s *Store) eventsWhere(ctx context.Context, where string, args ...any) ([]E
 	return list, rows.Err()
 }
 
-// Filter selects changes. A run selects its tasks, and no other kind of change.
+// Filter selects changes. A graph selects itself, those inside it and their tasks,
+// and no other kind of change.
 type Filter struct {
 	Chassis string // "": of all
-	Run     string
+	Graph   string
 }
 
 // Change is one thing as it is now, having changed at revision Rev. Exactly one
@@ -78,6 +79,7 @@ type Filter struct {
 type Change struct {
 	Rev     int64
 	Task    *Task
+	Graph   *Graph   // without Tasks
 	Chassis *Chassis // without Inventory and Phases
 	Event   *Event
 }
@@ -91,15 +93,24 @@ func (s *Store) Changes(ctx context.Context, since int64, f Filter, limit int) (
 	// change could be passed over by one of another kind with a higher number.
 	upTo, _ := s.Revision()
 	var list []Change
-	tasks, err := s.tasksWhere(ctx, `rev > ? AND rev <= ? AND (? = '' OR chassis = ?) AND (? = '' OR run = ?) ORDER BY rev LIMIT ?`,
-		since, upTo, f.Chassis, f.Chassis, f.Run, f.Run, limit)
+	tasks, err := s.tasksWhere(ctx, `rev > ? AND rev <= ? AND (? = '' OR chassis = ?)
+		AND (? = '' OR graph IN (SELECT g.id FROM graphs g WHERE g.id = ? OR g.root = ?)) ORDER BY rev LIMIT ?`,
+		since, upTo, f.Chassis, f.Chassis, f.Graph, f.Graph, f.Graph, limit)
 	if err != nil {
 		return nil, since, err
 	}
 	for i := range tasks {
 		list = append(list, Change{Rev: tasks[i].rev, Task: &tasks[i]})
 	}
-	if f.Run == "" {
+	graphs, err := s.graphsWhere(ctx, `g.rev > ? AND g.rev <= ? AND (? = '' OR g.chassis = ?)
+		AND (? = '' OR g.id = ? OR g.root = ?) ORDER BY g.rev LIMIT ?`, since, upTo, f.Chassis, f.Chassis, f.Graph, f.Graph, f.Graph, limit)
+	if err != nil {
+		return nil, since, err
+	}
+	for i := range graphs {
+		list = append(list, Change{Rev: graphs[i].rev, Graph: &graphs[i]})
+	}
+	if f.Graph == "" {
 		chassis, err := s.chassisWhere(ctx, `c.rev > ? AND c.rev <= ? AND (? = '' OR c.id = ?) ORDER BY c.rev LIMIT ?`, false,
 			since, upTo, f.Chassis, f.Chassis, limit)
 		if err != nil {

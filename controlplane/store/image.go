@@ -77,7 +77,7 @@ func (s *Store) ListImages(ctx context.Context, after string, limit int) ([]Imag
 func (s *Store) RemoveImage(ctx context.Context, id string) error {
 	return s.update(ctx, func(t *tx) error {
 		var task string
-		err := t.QueryRow(`SELECT id FROM tasks WHERE state IN ('pending', 'sent', 'running') AND params LIKE ? LIMIT 1`,
+		err := t.QueryRow(`SELECT id FROM tasks WHERE state IN ('pending', 'running') AND params LIKE ? LIMIT 1`,
 			`%"`+likeEscape(id)+`"%`).Scan(&task)
 		if err == nil {
 			return fmt.Errorf("image %s is needed by task %s: wait for it or cancel it: %w", id, task, ErrConflict)

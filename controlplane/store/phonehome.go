@@ -38,7 +38,7 @@ func (s *Store) PhoneHome(ctx context.Context, token string) (chassis string, fi
 			return fmt.Errorf("chassis %s calls back before its image was run: %w", chassis, ErrConflict)
 		}
 		if !task.Final() {
-			if err := t.finish(task, Complete, "confirmed by the installed system's call", nil); err != nil {
+			if err := t.finish(task, Succeeded, "confirmed by the installed system's call", nil); err != nil {
 				return err
 			}
 		}

@@ -4,210 +4,146 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
-
-	"github.com/google/uuid"
 )
 
-// States of a task.
+// States of a task and of a graph.
 const (
-	Pending   = "pending" // waits for the task before it, or for its chassis
-	Sent      = "sent"    // given to the agent, or about to be
+	Pending   = "pending" // waits for other tasks, for its chassis, or for its turn
 	Running   = "running"
-	Complete  = "complete"
-	Failed    = "error"
+	Succeeded = "succeeded"
+	Failed    = "failed"
+	Timeout   = "timeout"
 	Cancelled = "cancelled"
 )
 
-// Task is one command to one chassis. Its id is the task_id of the protocol.
+// Final reports whether state is one that nothing follows.
+func Final(state string) bool {
+	return state == Succeeded || state == Failed || state == Timeout || state == Cancelled
+}
+
+// Kinds of task: who does it, and how it is found out that it has ended.
+const (
+	KindAgent     = "agent"     // the chassis' agent, which reports
+	KindLocal     = "local"     // a server, which holds a lease
+	KindOutside   = "outside"   // somebody who calls Finish
+	KindGraph     = "graph"     // another graph
+	KindConnected = "connected" // the chassis, by connecting
+)
+
+// Waits is what a task waits for: everything in All and, if there is anything in
+// Any, one of that. Keys are labels, values the states of which one will do.
+type Waits struct {
+	All map[string][]string `json:"all,omitempty"`
+	Any map[string][]string `json:"any,omitempty"`
+}
+
+// Task is one step of a graph. The id of one that an agent does is the task_id of
+// the protocol.
 type Task struct {
 	ID       string          `json:"id"`
-	Run      string          `json:"run"`
-	Chassis  string          `json:"chassis"`
-	Position int             `json:"position"`        // in its run, from 0
-	After    string          `json:"after,omitempty"` // the task it waits for
-	Method   string          `json:"method"`
+	Graph    string          `json:"graph"`
+	Chassis  string          `json:"chassis,omitempty"`
+	Position int             `json:"position"` // in its graph, from 0
+	Label    string          `json:"label"`    // its name in the graph
+	Name     string          `json:"name"`     // of its definition, "Task.Agent.DiskErase"
+	Friendly string          `json:"friendly_name,omitempty"`
+	Job      string          `json:"job"`
+	Kind     string          `json:"kind"`             // agent, local, outside, graph, connected
+	Method   string          `json:"method,omitempty"` // of the agent's command
+	Waits    Waits           `json:"waits"`
 	State    string          `json:"state"`
 	Percent  float64         `json:"percent"`
 	ETA      *float64        `json:"eta,omitempty"` // seconds left
 	Step     string          `json:"step,omitempty"`
 	Msg      string          `json:"msg,omitempty"`
 	Result   json.RawMessage `json:"result,omitempty"`
+	Attempt  int             `json:"attempt"`           // from 1
+	Retried  bool            `json:"retried,omitempty"` // another attempt has taken its place
+	Skipped  bool            `json:"skipped,omitempty"` // what it waited for can be no more
 	Cancel   bool            `json:"cancel_requested,omitempty"`
 	BootID   string          `json:"boot_id,omitempty"` // of the agent it was given to
+	Server   string          `json:"server,omitempty"`  // that does it, of a local one
 	Created  time.Time       `json:"created"`
 	Started  *time.Time      `json:"started,omitempty"`
+	Deadline *time.Time      `json:"deadline,omitempty"`
 	Finished *time.Time      `json:"finished,omitempty"`
 
-	// Params hold user data and tokens, so they are never shown.
-	Params json.RawMessage `json:"-"`
-	seq    int64           // of the newest update
-	rev    int64
+	// Options and Params hold user data and tokens, so they are never shown.
+	// Params lack the task_id.
+	Options json.RawMessage `json:"-"`
+	Params  json.RawMessage `json:"-"`
+	// Late says that Options have templates yet to be filled in.
+	Late bool `json:"-"`
+	// NotBefore is the earliest time of another attempt.
+	NotBefore time.Time `json:"-"`
+	Lease     string    `json:"-"` // differs for every start of a local task
+	Terminal  []string  `json:"-"` // states that no other task of the graph waits for
+
+	ready, ignoreFailure, paused bool
+	cancel                       int
+	cancelled                    sql.NullInt64
+	timeLimit, retryDelay        int64 // ms
+	retries                      int
+	seq                          int64 // of the newest update
+	rev                          int64
 }
 
+// Reasons why a task is to end before it has.
+const (
+	cancelAsked   = 1
+	cancelTimeout = 2
+)
+
 // Final reports whether the task's state will not change any more.
-func (t Task) Final() bool {
-	return t.State == Complete || t.State == Failed || t.State == Cancelled
-}
+func (t Task) Final() bool { return Final(t.State) }
+
+// Ready reports whether the task may be started: what it waits for is there, and
+// its graph is not paused.
+func (t Task) Ready() bool { return t.State == Pending && t.ready && !t.paused }
 
 // Revision grows with every change of the task, an agent's update among them.
 func (t Task) Revision() int64 { return t.rev }
 
-// Run is a sequence of tasks on one chassis, each of which waits for the one
-// before. Its state is Pending, Running, or that of the task it ended with.
-type Run struct {
-	ID      string    `json:"id"`
-	Chassis string    `json:"chassis"`
-	Kind    string    `json:"kind"`
-	State   string    `json:"state"`
-	Created time.Time `json:"created"`
-	Tasks   []Task    `json:"tasks"`
-}
-
-// Step is a task of a run that is to be created. Params is given the id that
-// the task will have.
-type Step struct {
-	Method string
-	Params func(taskID string) (any, error)
-	// Image, if set, is the id of an image that must be there when the run is created.
-	Image string
-	// PhoneHome, if set, is a secret by which the installed system will report
-	// that it is up (see PhoneHome).
-	PhoneHome string
-}
-
-const taskColumns = `id, run, chassis, position, COALESCE(waits_for, ''), method, params, state, percent, eta, step, msg,
-	result, cancel, boot_id, created, started, finished, seq, rev`
+const taskColumns = `id, graph, COALESCE(chassis, ''), position, label, name, friendly, job, kind, method, waits, terminal, state, percent, eta,
+	step, msg, result, attempt, superseded, skipped, cancel, cancelled, boot_id, server, lease, created, started, deadline, finished,
+	options, params, late, not_before, ready, ignore_failure, time_limit, retry_delay, retries, seq, rev,
+	(SELECT g.paused FROM graphs g WHERE g.id = tasks.graph)`
 
 func scanTask(row scanner) (Task, error) {
 	var (
-		t                 Task
-		params            string
-		eta               sql.NullFloat64
-		result            sql.NullString
-		created           int64
-		started, finished sql.NullInt64
+		t                                Task
+		waits, terminal, options, params string
+		eta                              sql.NullFloat64
+		result                           sql.NullString
+		created, notBefore               int64
+		started, deadline, finished      sql.NullInt64
 	)
-	err := row.Scan(&t.ID, &t.Run, &t.Chassis, &t.Position, &t.After, &t.Method, &params, &t.State, &t.Percent, &eta,
-		&t.Step, &t.Msg, &result, &t.Cancel, &t.BootID, &created, &started, &finished, &t.seq, &t.rev)
+	err := row.Scan(&t.ID, &t.Graph, &t.Chassis, &t.Position, &t.Label, &t.Name, &t.Friendly, &t.Job, &t.Kind, &t.Method, &waits, &terminal,
+		&t.State, &t.Percent, &eta, &t.Step, &t.Msg, &result, &t.Attempt, &t.Retried, &t.Skipped, &t.cancel, &t.cancelled, &t.BootID,
+		&t.Server, &t.Lease, &created, &started, &deadline, &finished, &options, &params, &t.Late, &notBefore, &t.ready, &t.ignoreFailure,
+		&t.timeLimit, &t.retryDelay, &t.retries, &t.seq, &t.rev, &t.paused)
 	if err != nil {
 		return Task{}, err
 	}
-	t.Params = json.RawMessage(params)
+	if err := json.Unmarshal([]byte(waits), &t.Waits); err != nil {
+		return Task{}, fmt.Errorf("task %s: what it waits for: %w", t.ID, err)
+	}
+	if err := json.Unmarshal([]byte(terminal), &t.Terminal); err != nil {
+		return Task{}, fmt.Errorf("task %s: terminal states: %w", t.ID, err)
+	}
+	t.Cancel = t.cancel != 0
+	t.Options, t.Params = json.RawMessage(options), json.RawMessage(params)
 	if eta.Valid {
 		t.ETA = &eta.Float64
 	}
 	if result.Valid {
 		t.Result = json.RawMessage(result.String)
 	}
-	t.Created, t.Started, t.Finished = time.UnixMilli(created).UTC(), timeOf(started), timeOf(finished)
+	t.NotBefore = time.UnixMilli(notBefore).UTC()
+	t.Created, t.Started, t.Deadline, t.Finished = time.UnixMilli(created).UTC(), timeOf(started), timeOf(deadline), timeOf(finished)
 	return t, nil
-}
-
-// CreateRun stores a run of these steps. It fails with ErrConflict while the
-// chassis has another that is not finished: a destructive step never waits
-// behind something it was not planned with.
-func (s *Store) CreateRun(ctx context.Context, chassis, kind string, steps []Step) (Run, error) {
-	run := uuid.NewString()
-	type row struct {
-		id, method, params, phoneHome string
-	}
-	rows := make([]row, len(steps))
-	for i, step := range steps {
-		id := uuid.NewString()
-		params, err := step.Params(id)
-		if err != nil {
-			return Run{}, fmt.Errorf("%s: %w", step.Method, err)
-		}
-		b, err := json.Marshal(params)
-		if err != nil {
-			return Run{}, fmt.Errorf("%s: %w", step.Method, err)
-		}
-		rows[i] = row{id, step.Method, string(b), step.PhoneHome}
-	}
-	err := s.update(ctx, func(t *tx) error {
-		var open string
-		err := t.QueryRow(`SELECT run FROM tasks WHERE chassis = ? AND state IN ('pending', 'sent', 'running') LIMIT 1`, chassis).Scan(&open)
-		if err == nil {
-			return fmt.Errorf("chassis %s still has run %s to finish: wait for it or cancel its tasks: %w", chassis, open, ErrConflict)
-		}
-		if !errors.Is(err, sql.ErrNoRows) {
-			return err
-		}
-		if _, err := t.Exec(`INSERT INTO runs (id, chassis, kind, created) VALUES (?, ?, ?, ?)`, run, chassis, kind, t.now); err != nil {
-			return err
-		}
-		for _, step := range steps {
-			if step.Image == "" {
-				continue
-			}
-			var there int
-			err := t.QueryRow(`SELECT COUNT(*) FROM images WHERE id = ?`, step.Image).Scan(&there)
-			if err != nil || there == 0 {
-				return errors.Join(err, fmt.Errorf("image %s was removed meanwhile: %w", step.Image, ErrNotFound))
-			}
-		}
-		var after sql.NullString
-		for i, r := range rows {
-			if _, err := t.Exec(`INSERT INTO tasks (id, number, run, chassis, position, waits_for, method, params, state, created, rev)
-				VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?, ?)`,
-				r.id, t.nextRev(), run, chassis, i, after, r.method, r.params, t.now, t.nextRev()); err != nil {
-				return err
-			}
-			after = sql.NullString{String: r.id, Valid: true}
-			if r.phoneHome != "" {
-				// Only the newest system may call back.
-				if _, err := t.Exec(`DELETE FROM phone_home WHERE chassis = ?`, chassis); err != nil {
-					return err
-				}
-				if _, err := t.Exec(`INSERT INTO phone_home (token_sha256, chassis, task, created) VALUES (?, ?, ?, ?)`,
-					tokenDigest(r.phoneHome), chassis, r.id, t.now); err != nil {
-					return err
-				}
-			}
-		}
-		_, err = t.Exec(`UPDATE chassis SET failed = 0, rev = ? WHERE id = ?`, t.nextRev(), chassis)
-		return err
-	})
-	if err != nil {
-		return Run{}, err
-	}
-	return s.Run(ctx, run)
-}
-
-// Run returns a run with its tasks in order.
-func (s *Store) Run(ctx context.Context, id string) (Run, error) {
-	r := Run{ID: id}
-	var created int64
-	err := s.r.QueryRowContext(ctx, `SELECT chassis, kind, created FROM runs WHERE id = ?`, id).Scan(&r.Chassis, &r.Kind, &created)
-	if errors.Is(err, sql.ErrNoRows) {
-		return Run{}, fmt.Errorf("run %q: %w", id, ErrNotFound)
-	}
-	if err != nil {
-		return Run{}, err
-	}
-	r.Created = time.UnixMilli(created).UTC()
-	r.Tasks, err = s.tasksWhere(ctx, `run = ? ORDER BY position`, id)
-	r.State = runState(r.Tasks)
-	return r, err
-}
-
-// runState is that of the first task that did not complete.
-func runState(tasks []Task) string {
-	for i, t := range tasks {
-		switch {
-		case t.State == Complete:
-		case t.State == Pending && i == 0:
-			return Pending
-		case !t.Final():
-			return Running
-		default:
-			return t.State
-		}
-	}
-	return Complete
 }
 
 // Task returns the task with this id or, if only one begins so, that one.
@@ -233,14 +169,19 @@ func (s *Store) ListTasks(ctx context.Context, chassis, before string, limit int
 }
 
 // OpenTasks returns the tasks of a chassis that are not finished, in the order
-// in which they are to run.
+// of their graphs and then of the tasks in them; with "" those of no chassis.
 func (s *Store) OpenTasks(ctx context.Context, chassis string) ([]Task, error) {
-	return s.tasksWhere(ctx, `chassis = ? AND state IN ('pending', 'sent', 'running') ORDER BY number`, chassis)
+	const order = ` AND state IN ('pending', 'running') ORDER BY (SELECT g.number FROM graphs g WHERE g.id = tasks.graph), position, number`
+	if chassis == "" {
+		return s.tasksWhere(ctx, `chassis IS NULL`+order)
+	}
+	return s.tasksWhere(ctx, `chassis = ?`+order, chassis)
 }
 
-// ChassisWithOpenTasks returns the ids of all chassis that have something to do.
+// ChassisWithOpenTasks returns the ids of all chassis that have something to do,
+// and "" if there is something to do with none.
 func (s *Store) ChassisWithOpenTasks(ctx context.Context) ([]string, error) {
-	rows, err := s.r.QueryContext(ctx, `SELECT DISTINCT chassis FROM tasks WHERE state IN ('pending', 'sent', 'running')`)
+	rows, err := s.r.QueryContext(ctx, `SELECT DISTINCT COALESCE(chassis, '') FROM tasks WHERE state IN ('pending', 'running')`)
 	if err != nil {
 		return nil, fmt.Errorf("list open tasks: %w", err)
 	}
@@ -261,6 +202,18 @@ func (s *Store) tasksWhere(ctx context.Context, where string, args ...any) ([]Ta
 	if err != nil {
 		return nil, fmt.Errorf("list tasks: %w", err)
 	}
+	return collectTasks(rows)
+}
+
+func (t *tx) tasksWhere(where string, args ...any) ([]Task, error) {
+	rows, err := t.Query(`SELECT `+taskColumns+` FROM tasks WHERE `+where, args...)
+	if err != nil {
+		return nil, fmt.Errorf("list tasks: %w", err)
+	}
+	return collectTasks(rows)
+}
+
+func collectTasks(rows *sql.Rows) ([]Task, error) {
 	defer rows.Close()
 	list := []Task{}
 	for rows.Next() {

@@ -1,17 +1,22 @@
 // Package workflow decides what a chassis does next.
 //
-// A run is a sequence of tasks, each of which waits for the one before; when one
-// fails or is cancelled, the rest is cancelled. All state is in the store: the
-// engine may be killed at any moment and goes on where it was. A command is
-// recorded as sent before it is sent, and sent again, under the same task id,
-// whenever a chassis returns that does not know of it.
+// Work is a graph of tasks (package definition), each of which starts when those
+// it waits for have ended as it wants. All state is in the store, and what the end
+// of a task means for its graph is decided there, in the transaction that records
+// it: the engine may be killed at any moment and goes on where it was. A command
+// to an agent is recorded as started before it is sent, and sent again, under the
+// same task id, whenever a chassis returns that does not know of it. A job that a
+// server does itself is leased to it, and done anew by another if it dies; one
+// that has ended is never done again.
+//
+// Several servers may share a store. Whichever has a chassis' session sends it
+// commands; any does the other jobs.
 package workflow
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -24,6 +29,7 @@ import (
 type Session interface {
 	// Call returns a *teeth.MethodError if the agent refuses the command.
 	Call(ctx context.Context, method string, params any) (json.RawMessage, error)
+	ID() string // as the store knows it
 	Legacy() bool
 	BootID() string
 	Close(reason error)
@@ -32,7 +38,7 @@ type Session interface {
 // Config of an Engine.
 type Config struct {
 	Store *store.Store
-	// Session returns the chassis' session if there is one.
+	// Session returns the chassis' session if this server has one.
 	Session func(chassis string) (Session, bool)
 	// BootURL returns the base URL under which a chassis reaches package
 	// netboot's server, without a slash at the end.
@@ -41,6 +47,9 @@ type Config struct {
 
 	Answer time.Duration // for an agent to accept a command; 60 s unless set
 	Poll   time.Duration // how often everything open is looked at; 30 s unless set
+	// Watch is how often it is looked for tasks that are out of time, and for those
+	// of servers that have died; 2 s unless set.
+	Watch time.Duration
 	// Silence is for how long a connected agent, which reports on its task every
 	// 10 s, may say nothing of it; 5 minutes unless set.
 	Silence time.Duration
@@ -48,13 +57,20 @@ type Config struct {
 
 // Engine gives chassis their tasks. It is safe for concurrent use.
 type Engine struct {
-	c Config
+	c    Config
+	jobs map[string]Job // not changed once Run is called
 
-	mu    sync.Mutex
-	awake map[string]bool        // chassis to look at
-	locks map[string]*sync.Mutex // by chassis: one look at a time
-	wake  chan struct{}
-	heard map[string]heard // by chassis: of its task
+	mu      sync.Mutex
+	awake   map[string]bool        // chassis to look at
+	locks   map[string]*sync.Mutex // by chassis: one look at a time
+	wake    chan struct{}
+	heard   map[string]heard              // by chassis: of its task
+	strays  map[string][]string           // by chassis: tasks its agent does that have ended here
+	working map[string]context.CancelFunc // by lease: local tasks
+	timed   map[string]bool               // tasks whose next attempt a timer waits for
+
+	local   sync.WaitGroup
+	running context.Context // that of Run
 }
 
 // heard is the newest revision of a task and when it was first seen.
@@ -67,21 +83,20 @@ type heard struct {
 
 // New returns an Engine. It gives out nothing until Run is called.
 func New(c Config) *Engine {
-	if c.Answer <= 0 {
-		c.Answer = time.Minute
-	}
-	if c.Poll <= 0 {
-		c.Poll = 30 * time.Second
-	}
-	if c.Silence <= 0 {
-		c.Silence = 5 * time.Minute
+	for d, otherwise := range map[*time.Duration]time.Duration{
+		&c.Answer: time.Minute, &c.Poll: 30 * time.Second, &c.Watch: 2 * time.Second, &c.Silence: 5 * time.Minute,
+	} {
+		if *d <= 0 {
+			*d = otherwise
+		}
 	}
 	return &Engine{
-		c: c, awake: map[string]bool{}, locks: map[string]*sync.Mutex{}, wake: make(chan struct{}, 1), heard: map[string]heard{},
+		c: c, jobs: map[string]Job{}, awake: map[string]bool{}, locks: map[string]*sync.Mutex{}, wake: make(chan struct{}, 1),
+		heard: map[string]heard{}, strays: map[string][]string{}, working: map[string]context.CancelFunc{}, timed: map[string]bool{},
 	}
 }
 
-// Wake has the engine look at a chassis soon.
+// Wake has the engine look at a chassis soon; "" stands for the tasks of none.
 func (e *Engine) Wake(chassis string) {
 	e.mu.Lock()
 	e.awake[chassis] = true
@@ -94,31 +109,58 @@ func (e *Engine) Wake(chassis string) {
 
 // Run works until ctx ends.
 func (e *Engine) Run(ctx context.Context) error {
-	var wg sync.WaitGroup
-	defer wg.Wait()
+	var looks sync.WaitGroup
+	defer e.local.Wait()
+	defer looks.Wait()
+	e.mu.Lock()
+	e.running = ctx
+	e.mu.Unlock()
 	poll := time.NewTicker(e.c.Poll)
 	defer poll.Stop()
+	watch := time.NewTicker(e.c.Watch)
+	defer watch.Stop()
+	e.wakeOpen(ctx) // what was under way when the server ended
 	for {
 		e.mu.Lock()
 		awake := e.awake
 		e.awake = map[string]bool{}
 		e.mu.Unlock()
 		for chassis := range awake {
-			wg.Go(func() { e.advance(ctx, chassis) })
+			looks.Go(func() { e.advance(ctx, chassis) })
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-e.wake:
+		case <-e.c.Store.Remote():
+			e.wakeOpen(ctx)
 		case <-poll.C:
-			open, err := e.c.Store.ChassisWithOpenTasks(ctx)
-			if err != nil && ctx.Err() == nil {
-				e.c.Log.Error("cannot look for open tasks", "error", err)
-			}
-			for _, chassis := range open {
-				e.Wake(chassis)
-			}
+			e.wakeOpen(ctx)
+		case <-watch.C:
+			e.tidy(ctx)
 		}
+	}
+}
+
+func (e *Engine) wakeOpen(ctx context.Context) {
+	open, err := e.c.Store.ChassisWithOpenTasks(ctx)
+	if err != nil && ctx.Err() == nil {
+		e.c.Log.Error("cannot look for open tasks", "error", err)
+	}
+	for _, chassis := range open {
+		e.Wake(chassis)
+	}
+}
+
+// tidy ends what is out of time and takes over what dead servers were doing.
+func (e *Engine) tidy(ctx context.Context) {
+	late, err := e.c.Store.Expire(ctx)
+	left, err2 := e.c.Store.Reclaim(ctx)
+	if err := errors.Join(err, err2); err != nil && ctx.Err() == nil {
+		e.c.Log.Error("cannot look for tasks that are late or left", "error", err)
+	}
+	for _, chassis := range append(late, left...) {
+		e.Wake(chassis)
 	}
 }
 
@@ -133,21 +175,40 @@ func (e *Engine) lock(chassis string) *sync.Mutex {
 
 // Connected compares what a chassis that has just connected says it is doing
 // with what it was told to do. What it does not know, because it was rebooted or
-// never got the command, it is given again.
+// never got the command, it is given again; what has been given up meanwhile it
+// is to stop.
 func (e *Engine) Connected(ctx context.Context, chassis string, st teeth.Status) error {
 	l := e.lock(chassis)
 	l.Lock()
 	defer l.Unlock()
 	known := map[string]bool{}
+	var strays []string
 	for _, t := range st.Tasks {
 		known[t.TaskID] = true
+		if t.State.Final() {
+			continue
+		}
+		task, err := e.c.Store.Task(ctx, t.TaskID)
+		switch {
+		case errors.Is(err, store.ErrNotFound), errors.Is(err, store.ErrAmbiguous):
+		case err != nil:
+			return err
+		case task.ID == t.TaskID && task.Chassis == chassis && task.Final():
+			strays = append(strays, task.ID)
+		}
 	}
+	e.mu.Lock()
+	e.strays[chassis] = strays
+	if len(strays) == 0 {
+		delete(e.strays, chassis)
+	}
+	e.mu.Unlock()
 	open, err := e.c.Store.OpenTasks(ctx, chassis)
 	if err != nil {
 		return err
 	}
 	for _, t := range open {
-		if t.State == store.Pending || known[t.ID] {
+		if t.State == store.Pending || t.Kind != store.KindAgent || known[t.ID] {
 			continue
 		}
 		e.c.Log.Info("the chassis does not know its task", "chassis", chassis, "task", t.ID, "method", t.Method,
@@ -159,7 +220,7 @@ func (e *Engine) Connected(ctx context.Context, chassis string, st teeth.Status)
 	return nil
 }
 
-// advance gives a chassis its next task, if it is there and has none.
+// advance starts what a chassis can do next.
 func (e *Engine) advance(ctx context.Context, chassis string) {
 	l := e.lock(chassis)
 	l.Lock()
@@ -177,135 +238,184 @@ func (e *Engine) advance(ctx context.Context, chassis string) {
 
 // step reports whether there may be more to do at once.
 func (e *Engine) step(ctx context.Context, chassis string) (again bool, err error) {
-	session, ok := e.c.Session(chassis)
-	if !ok {
-		e.mu.Lock()
-		if h, ok := e.heard[chassis]; ok { // it cannot be heard, which is no silence
-			h.since = time.Now()
-			e.heard[chassis] = h
-		}
-		e.mu.Unlock()
-		return false, nil
-	}
 	open, err := e.c.Store.OpenTasks(ctx, chassis)
-	if err != nil || len(open) == 0 {
+	if err != nil {
 		return false, err
 	}
-	switch t := open[0]; {
-	case t.State == store.Pending:
-		return e.send(ctx, session, t)
-	case t.Cancel && !session.Legacy():
-		return false, errors.Join(e.listen(ctx, session, t), e.cancel(ctx, session, t))
-	default:
-		return false, e.listen(ctx, session, t)
-	}
-}
-
-// listen ends the session of an agent that has long said nothing of its task,
-// and tells the operator. When it is back, it says what it knows: see Connected.
-func (e *Engine) listen(ctx context.Context, session Session, t store.Task) error {
-	e.mu.Lock()
-	h := e.heard[t.Chassis]
-	if h.task != t.ID || h.rev != t.Revision() {
-		h = heard{task: t.ID, rev: t.Revision(), since: time.Now()}
-	}
-	silent, tell := time.Since(h.since) >= e.c.Silence, !h.told
-	if silent {
-		h.since, h.told = time.Now(), true
-	}
-	e.heard[t.Chassis] = h
-	e.mu.Unlock()
-	if !silent {
-		return nil
-	}
-	session.Close(fmt.Errorf("nothing was said of task %s for %v", t.ID, e.c.Silence))
-	if !tell {
-		return nil
-	}
-	e.c.Log.Warn("the agent says nothing of its task", "chassis", t.Chassis, "task", t.ID, "method", t.Method, "for", e.c.Silence)
-	return e.c.Store.AddEvent(ctx, store.Event{Chassis: t.Chassis, Time: time.Now(), Message: fmt.Sprintf(
-		"control plane: the agent is connected and has said nothing of task %s (%s) for %v: if that goes on, look at its console and reboot it",
-		t.ID, t.Method, e.c.Silence)})
-}
-
-func (e *Engine) send(ctx context.Context, session Session, t store.Task) (again bool, err error) {
-	log := e.c.Log.With("chassis", t.Chassis, "task", t.ID, "method", t.Method)
-	method, params := t.Method, t.Params
-	if session.Legacy() {
-		if params, err = legacyParams(t); err != nil {
-			return true, e.c.Store.Finish(ctx, t.ID, store.Failed, err.Error())
+	var session Session
+	if chassis != "" {
+		if s, ok := e.c.Session(chassis); ok {
+			session = s
 		}
-		method = teeth.Legacy(method)
 	}
-	if err := e.c.Store.MarkSent(ctx, t.ID, session.BootID()); err != nil {
-		if errors.Is(err, store.ErrConflict) { // cancelled meanwhile
+	if session == nil {
+		e.absent(chassis)
+	} else if err := e.stopStrays(ctx, session, chassis); err != nil {
+		return false, err
+	}
+	busy := false // an agent does one task at a time
+	var problems []error
+	for _, t := range open {
+		var more bool
+		switch {
+		case t.State == store.Running:
+			busy = busy || t.Kind == store.KindAgent
+			more, err = e.attend(ctx, session, t)
+		case !t.Ready() || t.Kind == store.KindAgent && (session == nil || busy):
+			continue
+		case e.early(t):
+			continue
+		default:
+			busy = busy || t.Kind == store.KindAgent
+			more, err = e.begin(ctx, session, t)
+		}
+		again = again || more
+		problems = append(problems, err)
+	}
+	return again, errors.Join(problems...)
+}
+
+// attend looks after a task that is being done.
+func (e *Engine) attend(ctx context.Context, session Session, t store.Task) (again bool, err error) {
+	switch t.Kind {
+	case store.KindLocal:
+		if t.Cancel {
+			e.stop(t.Lease)
+		}
+	case store.KindConnected:
+		return e.connected(ctx, session, t)
+	case store.KindAgent:
+		if session == nil {
+			return false, nil
+		}
+		if err = e.listen(ctx, session, t); t.Cancel && !session.Legacy() {
+			err = errors.Join(err, e.cancel(ctx, session, t.ID))
+		}
+	}
+	return false, err
+}
+
+// begin starts a task that is ready.
+func (e *Engine) begin(ctx context.Context, session Session, t store.Task) (again bool, err error) {
+	how := store.Start{}
+	if t.Late {
+		if how.Options, how.Command, err = e.fillIn(ctx, t); err != nil {
+			return true, e.refuse(ctx, t, err)
+		}
+		t.Options = how.Options
+	}
+	switch t.Kind {
+	case store.KindAgent:
+		how.Session, how.BootID = session.ID(), session.BootID()
+		return e.send(ctx, session, t, how)
+	case store.KindLocal:
+		return e.startLocal(ctx, t, how)
+	case store.KindGraph:
+		in, err := e.inner(ctx, t.Chassis, t.Graph, t.Options)
+		if err == nil {
+			_, err = e.c.Store.StartSubgraph(ctx, t.ID, in)
+		}
+		if err == nil {
+			e.Wake(in.Chassis)
 			return true, nil
 		}
+		if now, e2 := e.c.Store.Task(ctx, t.ID); e2 != nil || !now.Ready() {
+			return false, e2
+		}
+		return true, e.refuse(ctx, t, err)
+	}
+	_, err = e.c.Store.MarkStarted(ctx, t.ID, how)
+	if errors.Is(err, store.ErrConflict) { // cancelled or paused meanwhile, or begun by another server
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// refuse fails a task that cannot be begun, for a reason that will not pass by
+// itself.
+func (e *Engine) refuse(ctx context.Context, t store.Task, reason error) error {
+	if !errors.Is(reason, ErrInvalid) && !errors.Is(reason, store.ErrNotFound) && !errors.Is(reason, store.ErrConflict) &&
+		!errors.Is(reason, errUnknown) {
+		return reason
+	}
+	e.c.Log.Warn("task cannot be begun", "chassis", t.Chassis, "task", t.ID, "label", t.Label, "error", reason)
+	return e.c.Store.Finish(ctx, t.ID, "", store.Failed, reason.Error(), nil)
+}
+
+// early reports whether another attempt's time has not come, and sees to it that
+// it is looked at then.
+func (e *Engine) early(t store.Task) bool {
+	wait := time.Until(t.NotBefore)
+	if wait <= 0 {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.timed[t.ID] {
+		e.timed[t.ID] = true
+		time.AfterFunc(wait, func() {
+			e.mu.Lock()
+			delete(e.timed, t.ID)
+			e.mu.Unlock()
+			e.Wake(t.Chassis)
+		})
+	}
+	return true
+}
+
+// connectedOptions are those of Job.Wait.Connected.
+type connectedOptions struct {
+	// After is the label of a task: the chassis must have booted since that was
+	// started. "": it need only be there.
+	After string `json:"after"`
+}
+
+// connected ends a task that waits for its chassis to be there.
+func (e *Engine) connected(ctx context.Context, session Session, t store.Task) (again bool, err error) {
+	if session == nil {
+		return false, nil
+	}
+	var o connectedOptions
+	if err := decodeOptions(t.Options, &o); err != nil {
 		return false, err
 	}
-	log.Info("task sent")
-	callCtx, cancel := context.WithTimeout(ctx, e.c.Answer)
-	defer cancel()
-	_, err = session.Call(callCtx, method, params)
-	var refusal *teeth.MethodError
-	switch {
-	case err == nil && session.Legacy():
-		// It never sends a task_status.
-		return true, e.c.Store.Finish(ctx, t.ID, store.Complete, "accepted; this agent does not report progress")
-	case err == nil:
-		return false, nil
-	case errors.As(err, &refusal):
-		return true, e.c.Store.Finish(ctx, t.ID, store.Failed, "refused by the agent: "+refusal.Msg)
-	case errors.Is(err, teeth.ErrLineTooLong):
-		return true, e.c.Store.Finish(ctx, t.ID, store.Failed, err.Error())
-	case ctx.Err() != nil:
-		return false, nil
-	case errors.Is(err, context.DeadlineExceeded):
-		session.Close(fmt.Errorf("no answer to %s within %v", method, e.c.Answer))
+	if o.After != "" {
+		g, err := e.c.Store.Graph(ctx, t.Graph)
+		if err != nil {
+			return false, err
+		}
+		for _, other := range g.Tasks {
+			if other.Label == o.After && other.Started != nil && other.BootID == session.BootID() {
+				return false, nil
+			}
+		}
 	}
-	// Whether it was received shows when the chassis is back: see Connected.
-	log.Warn("no answer from the agent", "error", err)
-	return false, nil
+	result, err := json.Marshal(map[string]string{"boot_id": session.BootID()})
+	if err != nil {
+		return false, err
+	}
+	return true, e.c.Store.Finish(ctx, t.ID, "", store.Succeeded, "", result)
 }
 
-// legacyParams are the params that the original agent knows.
-func legacyParams(t store.Task) (json.RawMessage, error) {
-	var keys map[string]json.RawMessage
-	if err := json.Unmarshal(t.Params, &keys); err != nil {
-		return nil, fmt.Errorf("params of task %s: %w", t.ID, err)
+// fillIn fills in the options of a task that had to wait for it.
+func (e *Engine) fillIn(ctx context.Context, t store.Task) (json.RawMessage, *store.Command, error) {
+	g, err := e.c.Store.Graph(ctx, t.Graph)
+	if err != nil {
+		return nil, nil, err
 	}
-	var keep string
-	switch t.Method {
-	case teeth.MethodCacheImages:
-		keep = "image_ids"
-	case teeth.MethodPrepareImage, teeth.MethodRunImage:
-		keep = "image_id"
-	default:
-		return nil, fmt.Errorf("the chassis runs the original agent (version %s), which does not know %s: boot it into this ramdisk",
-			teeth.LegacyVersion, t.Method)
+	var c store.Chassis
+	if t.Chassis != "" {
+		if c, err = e.c.Store.Chassis(ctx, t.Chassis); err != nil {
+			return nil, nil, err
+		}
 	}
-	return json.Marshal(map[string]json.RawMessage{"task_id": keys["task_id"], keep: keys[keep]})
-}
-
-// Cancel cancels a task: at once if it is pending, else by telling its agent,
-// now or as soon as it is back. The run's later tasks are cancelled with it.
-func (e *Engine) Cancel(ctx context.Context, task string) (store.Task, error) {
-	t, err := e.c.Store.RequestCancel(ctx, task)
-	if err == nil && !t.Final() {
-		e.Wake(t.Chassis)
+	options, err := e.fill(c, g, t)
+	if err != nil {
+		return nil, nil, invalid("%w", err)
 	}
-	return t, err
-}
-
-func (e *Engine) cancel(ctx context.Context, session Session, t store.Task) error {
-	ctx, stop := context.WithTimeout(ctx, e.c.Answer)
-	defer stop()
-	_, err := session.Call(ctx, teeth.MethodTaskCancel, teeth.TaskParams{TaskID: t.ID})
-	var refusal *teeth.MethodError
-	if errors.As(err, &refusal) {
-		// It has ended already, and says so in a task_status of its own.
-		e.c.Log.Warn("the agent did not cancel its task", "chassis", t.Chassis, "task", t.ID, "error", refusal.Msg)
-		return nil
+	n := store.NewTask{Label: t.Label, Kind: t.Kind, Job: t.Job, Options: options}
+	if err := e.check(ctx, c, &n); err != nil {
+		return nil, nil, err
 	}
-	return err
+	return options, &n.Command, nil
 }

@@ -3,23 +3,13 @@ package workflow
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/teeth-metal/teeth/controlplane/store"
-	"github.com/teeth-metal/teeth/hwinfo/qc"
+	"github.com/teeth-metal/teeth/controlplane/workflow/definition"
 	"github.com/teeth-metal/teeth/wire/teeth"
-)
-
-// ErrInvalid is wrapped by errors about what was asked for.
-var ErrInvalid = errors.New("invalid request")
-
-// Kinds of run.
-const (
-	KindDecommission = "decommission"
-	KindProvision    = "provision"
 )
 
 // Decommission says how a chassis is emptied and checked.
@@ -68,57 +58,57 @@ func disks(c store.Chassis) ([]disk, error) {
 	return inventory.Disks, nil
 }
 
-// Decommission creates a run of the steps asked for. The disks are written into
-// the command by their identity as it was inspected: if the chassis has others by
-// then, the agent refuses.
-func (e *Engine) Decommission(ctx context.Context, c store.Chassis, o Decommission) (store.Run, error) {
-	if o.Method != "" && !slices.Contains([]string{"auto", "zeroout", "overwrite"}, o.Method) {
-		return store.Run{}, fmt.Errorf("%w: method %.20q: want auto, zeroout or overwrite", ErrInvalid, o.Method)
+// Names of graphs that have calls of their own.
+const (
+	GraphDecommission = "Graph.Decommission"
+	GraphProvision    = "Graph.Provision"
+)
+
+// Decommission runs Graph.Decommission, or a graph of the steps that are asked
+// for, in their order.
+func (e *Engine) Decommission(ctx context.Context, c store.Chassis, o Decommission, by string) (store.Graph, error) {
+	r := Request{Graph: GraphDecommission, Chassis: c.ID, By: by, Options: map[string]any{}}
+	library, err := builtIn.Graph(GraphDecommission)
+	if err != nil {
+		return store.Graph{}, err
 	}
-	if o.Verify != "" && !slices.Contains([]string{"full", "sample"}, o.Verify) {
-		return store.Run{}, fmt.Errorf("%w: verify %.20q: want full or sample", ErrInvalid, o.Verify)
-	}
-	if len(o.Spec) > 0 {
-		if _, err := qc.Parse(o.Spec); err != nil {
-			return store.Run{}, fmt.Errorf("%w: spec: %w", ErrInvalid, err)
+	all := []string{"erase", "firmware", "qc"}
+	if len(o.Steps) > 0 && !slices.Equal(o.Steps, all) {
+		inline := library
+		inline.Tasks = nil
+		before := ""
+		for i, name := range o.Steps {
+			j := slices.IndexFunc(library.Tasks, func(s definition.Step) bool { return s.Label == name })
+			if j < 0 || slices.Contains(o.Steps[:i], name) {
+				return store.Graph{}, invalid("step %.20q: want erase, firmware and qc, each at most once", name)
+			}
+			step := library.Tasks[j]
+			step.WaitOn = definition.WaitOn{}
+			if before != "" {
+				step.WaitOn.All = map[string][]string{before: {store.Succeeded}}
+			}
+			before = name
+			inline.Tasks = append(inline.Tasks, step)
 		}
+		r.Inline = &inline
+	} else {
+		o.Steps = all
 	}
-	if len(o.Steps) == 0 {
-		o.Steps = []string{"erase", "firmware", "qc"}
-	}
-	var chosen []teeth.Disk
 	if slices.Contains(o.Steps, "erase") {
-		present, err := disks(c)
-		if err != nil {
-			return store.Run{}, err
-		}
-		if chosen, err = choose(present, o.Disks); err != nil {
-			return store.Run{}, err
-		}
+		r.Options["erase"], err = toMap(eraseOptions{Disks: o.Disks, Method: o.Method, Verify: o.Verify})
 	} else if len(o.Disks) > 0 {
-		return store.Run{}, fmt.Errorf("%w: disks are named, but erase is not among the steps", ErrInvalid)
+		return store.Graph{}, invalid("disks are named, but erase is not among the steps")
 	}
-	steps := map[string]store.Step{
-		"erase": {Method: teeth.MethodDiskErase, Params: func(id string) (any, error) {
-			return teeth.DiskEraseParams{TaskID: id, Disks: chosen, Method: o.Method, Verify: o.Verify}, nil
-		}},
-		"firmware": {Method: teeth.MethodFirmwareSecure, Params: func(id string) (any, error) {
-			return teeth.FirmwareSecureParams{TaskID: id, Firmware: o.Firmware}, nil
-		}},
-		"qc": {Method: teeth.MethodQC, Params: func(id string) (any, error) {
-			return teeth.QCParams{TaskID: id, Spec: o.Spec}, nil
-		}},
+	if err == nil && slices.Contains(o.Steps, "firmware") && len(o.Firmware) > 0 {
+		r.Options["firmware"], err = toMap(map[string]any{"firmware": o.Firmware})
 	}
-	var plan []store.Step
-	for _, name := range o.Steps {
-		step, ok := steps[name]
-		if !ok {
-			return store.Run{}, fmt.Errorf("%w: step %.20q: want erase, firmware and qc, each at most once", ErrInvalid, name)
-		}
-		delete(steps, name)
-		plan = append(plan, step)
+	if err == nil && slices.Contains(o.Steps, "qc") && len(o.Spec) > 0 {
+		r.Options["qc"], err = toMap(map[string]any{"spec": o.Spec})
 	}
-	return e.create(ctx, c, KindDecommission, plan)
+	if err != nil {
+		return store.Graph{}, err
+	}
+	return e.RunGraph(ctx, r)
 }
 
 // choose returns the identities of the disks that want names, or of all.
@@ -142,10 +132,10 @@ func choose(present []disk, want []string) ([]teeth.Disk, error) {
 			}
 		}
 		if len(found) != 1 {
-			return nil, fmt.Errorf("%w: %d disks are called %.80q; the inventory has %s", ErrInvalid, len(found), name, listing(present))
+			return nil, invalid("%d disks are called %.80q; the inventory has %s", len(found), name, listing(present))
 		}
 		if taken[found[0].Path] {
-			return nil, fmt.Errorf("%w: disk %.80q is named twice", ErrInvalid, name)
+			return nil, invalid("disk %.80q is named twice", name)
 		}
 		taken[found[0].Path] = true
 		chosen = append(chosen, found[0].identity())
@@ -163,31 +153,4 @@ func listing(present []disk) string {
 		names = append(names, fmt.Sprintf("%.32q (serial %.64q)", d.Name, d.Serial))
 	}
 	return strings.Join(names, ", ")
-}
-
-// create stores a run and has it started. A step that could never be sent is
-// refused now.
-func (e *Engine) create(ctx context.Context, c store.Chassis, kind string, steps []store.Step) (store.Run, error) {
-	for i, s := range steps {
-		params := s.Params
-		steps[i].Params = func(id string) (any, error) {
-			p, err := params(id)
-			if err != nil {
-				return nil, err
-			}
-			m, err := teeth.NewCommand(id, s.Method, p)
-			if err == nil {
-				_, err = m.Append(nil)
-			}
-			if errors.Is(err, teeth.ErrLineTooLong) {
-				err = fmt.Errorf("%w: the command would be longer than %d KiB, the most an agent takes: send less user data or fewer files", ErrInvalid, teeth.MaxLine>>10)
-			}
-			return p, err
-		}
-	}
-	run, err := e.c.Store.CreateRun(ctx, c.ID, kind, steps)
-	if err == nil {
-		e.Wake(c.ID)
-	}
-	return run, err
 }

@@ -11,8 +11,8 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/teeth-metal/teeth/controlplane/pki"
 	"github.com/teeth-metal/teeth/controlplane/store"
+	"github.com/teeth-metal/teeth/controlplane/workflow/definition"
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
 
@@ -36,68 +36,41 @@ var (
 func (o Provision) check() error {
 	switch {
 	case o.Hostname != "" && (len(o.Hostname) > 253 || !hostPattern.MatchString(o.Hostname)):
-		return fmt.Errorf("%w: hostname %.80q: want letters, digits and '-' in labels of up to 63 characters", ErrInvalid, o.Hostname)
+		return invalid("hostname %.80q: want letters, digits and '-' in labels of up to 63 characters", o.Hostname)
 	case len(o.NetworkData) > 0 && o.NetworkData[0] != '{':
-		return fmt.Errorf("%w: network_data: want a JSON object in the form of OpenStack's network_data.json", ErrInvalid)
+		return invalid("network_data: want a JSON object in the form of OpenStack's network_data.json")
 	case !slices.Contains([]string{"", "auto", "kexec", "reboot"}, o.Boot):
-		return fmt.Errorf("%w: boot %.20q: want auto, kexec or reboot", ErrInvalid, o.Boot)
+		return invalid("boot %.20q: want auto, kexec or reboot", o.Boot)
 	}
 	for i, k := range o.SSHKeys {
 		if !keyPattern.MatchString(k) {
-			return fmt.Errorf("%w: ssh_keys: number %d is not a public key as in authorized_keys, without options", ErrInvalid, i+1)
+			return invalid("ssh_keys: number %d is not a public key as in authorized_keys, without options", i+1)
 		}
 	}
 	for name := range o.Files {
 		if !path.IsAbs(name) || path.Clean(name) != name || name == "/" || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-			return fmt.Errorf("%w: files: %.80q: want an absolute path without . or .. in it", ErrInvalid, name)
+			return invalid("files: %.80q: want an absolute path without . or .. in it", name)
 		}
 	}
 	return nil
 }
 
-// Provision creates the run cache, prepare, run. The installed system's
-// cloud-init is told by vendor data to call back, which puts the chassis in
-// service.
-func (e *Engine) Provision(ctx context.Context, c store.Chassis, o Provision) (store.Run, error) {
-	if err := o.check(); err != nil {
-		return store.Run{}, err
-	}
-	img, err := e.c.Store.Image(ctx, o.Image)
+// Provision runs Graph.Provision. The chassis is named by the host name.
+func (e *Engine) Provision(ctx context.Context, c store.Chassis, o Provision, by string) (store.Graph, error) {
+	options, err := toMap(o)
 	if err != nil {
-		return store.Run{}, err
+		return store.Graph{}, err
 	}
-	base, err := e.c.BootURL(c)
-	if err != nil {
-		return store.Run{}, err
+	shared := map[string]any{}
+	for _, key := range []string{"image", "root_device"} {
+		if v, ok := options[key]; ok {
+			shared[key] = v
+			delete(options, key)
+		}
 	}
-	root, err := rootDevice(c, o.RootDevice)
-	if err != nil {
-		return store.Run{}, err
-	}
-	token := pki.NewSecret()
-	drive, err := configDrive(c, o, base+"/phone_home/"+token)
-	if err != nil {
-		return store.Run{}, err
-	}
-	source := teeth.Image{
-		ID: img.ID, Name: img.Name, URLs: []string{base + "/images/" + img.ID},
-		Hashes: map[string]string{"sha256": img.SHA256}, Format: img.Format, Size: img.Size,
-	}
-	run, err := e.create(ctx, c, KindProvision, []store.Step{
-		{Method: teeth.MethodCacheImages, Image: img.ID, Params: func(id string) (any, error) {
-			return teeth.CacheImagesParams{TaskID: id, ImageIDs: []string{img.ID}, Images: []teeth.Image{source}, RootDevice: root}, nil
-		}},
-		{Method: teeth.MethodPrepareImage, Params: func(id string) (any, error) {
-			return teeth.PrepareImageParams{TaskID: id, ImageID: img.ID, Image: &source, RootDevice: root}, nil
-		}},
-		{Method: teeth.MethodRunImage, PhoneHome: token, Params: func(id string) (any, error) {
-			return teeth.RunImageParams{TaskID: id, ImageID: img.ID, ConfigDrive: drive, RootDevice: root, Boot: o.Boot}, nil
-		}},
+	return e.RunGraph(ctx, Request{
+		Graph: GraphProvision, Chassis: c.ID, By: by, Options: map[string]any{definition.Defaults: shared, "run": options},
 	})
-	if err == nil && o.Hostname != "" {
-		err = e.c.Store.SetName(ctx, c.ID, o.Hostname)
-	}
-	return run, err
 }
 
 // minRootDevice is the least size of a disk that is chosen without hints.
@@ -137,7 +110,7 @@ func rootDevice(c store.Chassis, hint *teeth.RootDevice) (*teeth.RootDevice, err
 		}
 	}
 	if best == nil {
-		return nil, fmt.Errorf("%w: no disk of the inventory can be the root device; it has %s", ErrInvalid, listing(present))
+		return nil, invalid("no disk of the inventory can be the root device; it has %s", listing(present))
 	}
 	return &teeth.RootDevice{Disk: best.identity()}, nil
 }

@@ -18,6 +18,7 @@ const (
 	MethodCacheImages    = "standbye.cache_images"
 	MethodPrepareImage   = "standbye.prepare_image"
 	MethodRunImage       = "standbye.run_image"
+	MethodReboot         = "reboot" // server to agent; ours, not in the document
 )
 
 // LegacyVersion is the software version the original agent sends in its
@@ -224,3 +225,15 @@ type RunImageParams struct {
 	RootDevice  *RootDevice  `json:"root_device,omitempty"`
 	Boot        string       `json:"boot,omitempty"`
 }
+
+// RebootParams have the chassis leave the ramdisk. Mode "" is ModeReboot.
+type RebootParams struct {
+	TaskID string `json:"task_id"`
+	Mode   string `json:"mode,omitempty"`
+}
+
+// Values of RebootParams.Mode.
+const (
+	ModeReboot   = "reboot"
+	ModePowerOff = "poweroff"
+)

@@ -1,0 +1,412 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"gopkg.in/yaml.v3"
+
+	"github.com/teeth-metal/teeth/controlplane/client"
+	"github.com/teeth-metal/teeth/controlplane/client/live"
+)
+
+func graphCommand() *cobra.Command {
+	var conn connection
+	cmd := &cobra.Command{
+		Use:   "graph",
+		Short: "List, show, define, run, cancel, pause and resume graphs of tasks",
+		Long: `A graph is tasks of which each starts when those it waits for have ended as it
+wants. The library holds their definitions: those that come with the program, and
+those added with "teeth graph define".`,
+		RunE: needSubcommand,
+	}
+	conn.addFlags(cmd)
+	cmd.AddCommand(graphList(&conn), graphShow(&conn), graphDefine(&conn), graphRemove(&conn), graphRun(&conn),
+		graphChange(&conn, "pause", "Start no more tasks of a graph; what is being done goes on", (*client.Client).PauseGraph),
+		graphChange(&conn, "resume", "End a pause", (*client.Client).ResumeGraph),
+		graphCancel(&conn), graphWatch(&conn))
+	return cmd
+}
+
+func graphList(conn *connection) *cobra.Command {
+	var active, all bool
+	var chassis string
+	var limit int
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the graphs of the library or, with --active or --all, those that were run",
+		Args:  args(cobra.NoArgs),
+		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, _ []string) error {
+			if !active && !all && chassis == "" {
+				return graphLibrary(cmd, conn, c)
+			}
+			if chassis != "" {
+				ch, err := c.Chassis(cmd.Context(), chassis)
+				if err != nil {
+					return err
+				}
+				chassis = ch.ID
+			}
+			graphs, err := c.ListGraphs(cmd.Context(), chassis, active, limit)
+			if err != nil {
+				return err
+			}
+			return conn.print(cmd.OutOrStdout(), graphs, func(w *tabwriter.Writer) {
+				fmt.Fprintln(w, "GRAPH\tCHASSIS\tNAME\tSTATE\tBY\tCREATED\tMESSAGE")
+				for _, g := range graphs {
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s ago\t%s\n", short(g.ID), short(g.Chassis), g.Name, graphState(g), g.By, age(g.Created), live.Printable(g.Msg))
+				}
+			})
+		}),
+	}
+	f := cmd.Flags()
+	f.BoolVar(&active, "active", false, "list those that were run and are not finished")
+	f.BoolVar(&all, "all", false, "list all that were run, newest first")
+	f.StringVar(&chassis, "chassis", "", "list those that were run on this chassis")
+	f.IntVar(&limit, "limit", 50, "at most so many that were run; 0 is all")
+	return cmd
+}
+
+func graphState(g client.Graph) string {
+	switch {
+	case g.Final():
+		return g.State
+	case g.Cancel:
+		return g.State + ", being cancelled"
+	case g.Paused:
+		return g.State + ", paused"
+	}
+	return g.State
+}
+
+func graphLibrary(cmd *cobra.Command, conn *connection, c *client.Client) error {
+	graphs, err := c.GraphLibrary(cmd.Context())
+	if err != nil {
+		return err
+	}
+	return conn.print(cmd.OutOrStdout(), graphs, func(w *tabwriter.Writer) {
+		fmt.Fprintln(w, "NAME\tTASKS\tWHAT IT DOES")
+		for _, g := range graphs {
+			var labels []string
+			for _, s := range g.Tasks {
+				labels = append(labels, s.Label)
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\n", g.Name, strings.Join(labels, ","), live.Printable(g.Friendly))
+		}
+	})
+}
+
+func graphShow(conn *connection) *cobra.Command {
+	return &cobra.Command{
+		Use:   "show NAME|GRAPH",
+		Short: "Show a definition, with the options its tasks know, or a graph that was run",
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
+			if strings.HasPrefix(a[0], "Graph.") {
+				return showDefinition(cmd, conn, c, a[0])
+			}
+			g, err := c.Graph(cmd.Context(), a[0])
+			if err != nil {
+				return err
+			}
+			return conn.print(cmd.OutOrStdout(), g, func(w *tabwriter.Writer) {
+				fmt.Fprintf(w, "id\t%s\nname\t%s\nchassis\t%s\nstate\t%s\nby\t%s\nmessage\t%s\n\n", g.ID, g.Name, g.Chassis, graphState(g), g.By, live.Printable(g.Msg))
+				taskRows(w, g.Tasks)
+			})
+		}),
+	}
+}
+
+func taskRows(w io.Writer, tasks []client.Task) {
+	fmt.Fprintln(w, "TASK\tLABEL\tNAME\tSTATE\tPERCENT\tMESSAGE")
+	for _, t := range tasks {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.0f\t%s\n", short(t.ID), t.Live().Title, t.Name, t.State, t.Percent, live.Printable(t.Msg))
+	}
+}
+
+func showDefinition(cmd *cobra.Command, conn *connection, c *client.Client, name string) error {
+	g, err := c.GraphDefinition(cmd.Context(), name)
+	if err != nil {
+		return err
+	}
+	tasks, err := c.TaskLibrary(cmd.Context())
+	if err != nil {
+		return err
+	}
+	return conn.print(cmd.OutOrStdout(), g, func(w *tabwriter.Writer) {
+		fmt.Fprintf(w, "%s\t%s\n", g.Name, live.Printable(g.Friendly))
+		if g.About != "" {
+			fmt.Fprintf(w, "\t%s\n", live.Printable(g.About))
+		}
+		fmt.Fprintln(w, "\nLABEL\tTASK\tWAITS FOR\tOPTIONS")
+		for _, s := range g.Tasks {
+			name, options := s.Task, ""
+			if s.Definition != nil {
+				name, options = s.Definition.Name, knownOptions(tasks, *s.Definition)
+			} else if i := slices.IndexFunc(tasks, func(t client.TaskDefinition) bool { return t.Name == s.Task }); i >= 0 {
+				options = knownOptions(tasks, tasks[i])
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", s.Label, name, waitText(s.WaitOn), options)
+		}
+	})
+}
+
+// waitText is a waitOn for people.
+func waitText(raw json.RawMessage) string {
+	var waits map[string]any
+	if json.Unmarshal(raw, &waits) != nil {
+		return ""
+	}
+	var parts []string
+	for _, label := range slices.Sorted(maps.Keys(waits)) {
+		parts = append(parts, fmt.Sprintf("%s: %v", label, waits[label]))
+	}
+	return live.Printable(strings.Join(parts, ", "))
+}
+
+// knownOptions lists the options of a task, required ones with a star.
+func knownOptions(tasks []client.TaskDefinition, t client.TaskDefinition) string {
+	known := map[string]bool{}
+	for range 32 { // a circle is refused by the server
+		for _, key := range t.Required {
+			known[key] = true
+		}
+		for key := range t.Options {
+			known[key] = known[key]
+		}
+		i := slices.IndexFunc(tasks, func(o client.TaskDefinition) bool { return o.Name == t.Base })
+		if t.Base == "" || i < 0 {
+			break
+		}
+		t = tasks[i]
+	}
+	var names []string
+	for _, key := range slices.Sorted(maps.Keys(known)) {
+		if known[key] {
+			key += "*"
+		}
+		names = append(names, key)
+	}
+	return live.Printable(strings.Join(names, ","))
+}
+
+func graphDefine(conn *connection) *cobra.Command {
+	return &cobra.Command{
+		Use:   "define FILE",
+		Short: "Add a definition of a graph or task, JSON or YAML, to the library; - reads standard input",
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			raw, err := readInput(cmd, a[0])
+			if err != nil {
+				return usageError{err}
+			}
+			var head struct {
+				Name string `yaml:"injectableName"`
+			}
+			if err := yaml.Unmarshal(raw, &head); err != nil {
+				return usagef("%s: %v", a[0], err)
+			}
+			kind := ""
+			switch {
+			case strings.HasPrefix(head.Name, "Graph."):
+				kind = "graph"
+			case strings.HasPrefix(head.Name, "Task."):
+				kind = "task"
+			default:
+				return usagef("%s: injectableName is %.80q: want Graph.… or Task.…", a[0], head.Name)
+			}
+			c, err := conn.dial()
+			if err != nil {
+				return err
+			}
+			if err := c.Define(cmd.Context(), kind, head.Name, raw); err != nil {
+				return err
+			}
+			return conn.print(cmd.OutOrStdout(), map[string]string{"kind": kind, "name": head.Name}, func(w *tabwriter.Writer) {
+				fmt.Fprintf(w, "%s %s is in the library\n", kind, head.Name)
+			})
+		},
+	}
+}
+
+// readInput reads a file, or standard input for "-".
+func readInput(cmd *cobra.Command, name string) ([]byte, error) {
+	if name == "-" {
+		return io.ReadAll(io.LimitReader(cmd.InOrStdin(), 1<<20))
+	}
+	return os.ReadFile(name)
+}
+
+func graphRemove(conn *connection) *cobra.Command {
+	return &cobra.Command{
+		Use:   "remove NAME",
+		Short: "Take a definition of a graph or task that was added out of the library",
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
+			kind := "graph"
+			if strings.HasPrefix(a[0], "Task.") {
+				kind = "task"
+			}
+			return c.Undefine(cmd.Context(), kind, a[0])
+		}),
+	}
+}
+
+func graphRun(conn *connection) *cobra.Command {
+	var pairs []string
+	var file, domain string
+	var wait bool
+	cmd := &cobra.Command{
+		Use:   "run NAME [CHASSIS]",
+		Short: "Run a graph of the library on a chassis",
+		Long: chassisHelp + `
+An option is given as NAME=VALUE, for every task that knows it, or LABEL.NAME=VALUE,
+for the task with that label. A value that is a list, an object, a number, true,
+false or null in JSON is taken as that, anything else as a text; a text that looks
+like one of these is put in double quotes. A value that begins with @ is the
+contents of that file, as a text. "teeth graph show NAME" shows labels and options.`,
+		Example: `  teeth graph run Graph.Provision web1 --option image=debian-12 --option run.hostname=web1 --wait
+  teeth graph run Graph.Decommission web1 --option 'erase.disks=["S1","S2"]'`,
+		Args: args(cobra.RangeArgs(1, 2)),
+		RunE: func(cmd *cobra.Command, a []string) error {
+			in := client.RunGraph{Graph: a[0], Domain: domain}
+			if len(a) > 1 {
+				in.Chassis = a[1]
+			}
+			var err error
+			if in.Options, err = readOptions(cmd, file, pairs); err != nil {
+				return usageError{err}
+			}
+			c, err := conn.dial()
+			if err != nil {
+				return err
+			}
+			g, err := c.RunGraph(cmd.Context(), in)
+			if err != nil {
+				return err
+			}
+			return started(cmd, conn, c, g, wait)
+		},
+	}
+	f := cmd.Flags()
+	f.StringArrayVar(&pairs, "option", nil, "NAME=VALUE or LABEL.NAME=VALUE (repeatable)")
+	f.StringVar(&file, "options", "", "file of options by label, JSON or YAML; \"defaults\" is for all tasks; - reads standard input")
+	f.StringVar(&domain, "domain", "", "domain, for programs that speak RackHD's bus")
+	f.BoolVar(&wait, "wait", false, "wait until it has ended, with live progress")
+	return cmd
+}
+
+// readOptions joins options of a file with those of the command line.
+func readOptions(cmd *cobra.Command, file string, pairs []string) (map[string]map[string]any, error) {
+	options := map[string]map[string]any{}
+	if file != "" {
+		raw, err := readInput(cmd, file)
+		if err != nil {
+			return nil, err
+		}
+		if err := yaml.Unmarshal(raw, &options); err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	for _, p := range pairs {
+		name, text, ok := strings.Cut(p, "=")
+		label, key, labelled := strings.Cut(name, ".")
+		if !labelled {
+			label, key = "defaults", name
+		}
+		if !ok || key == "" || label == "" {
+			return nil, fmt.Errorf("--option %q: write NAME=VALUE or LABEL.NAME=VALUE", p)
+		}
+		if options[label] == nil {
+			options[label] = map[string]any{}
+		}
+		v, err := optionValue(text)
+		if err != nil {
+			return nil, fmt.Errorf("--option %s: %w", name, err)
+		}
+		options[label][key] = v
+	}
+	return options, nil
+}
+
+func optionValue(text string) (any, error) {
+	if name, ok := strings.CutPrefix(text, "@"); ok {
+		b, err := os.ReadFile(name)
+		return string(b), err
+	}
+	dec := json.NewDecoder(strings.NewReader(text))
+	dec.UseNumber()
+	var v any
+	if err := dec.Decode(&v); err != nil {
+		return text, nil
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return text, nil
+	}
+	return v, nil
+}
+
+func graphChange(conn *connection, verb, about string, change func(*client.Client, context.Context, string) (client.Graph, error)) *cobra.Command {
+	return &cobra.Command{
+		Use:   verb + " GRAPH",
+		Short: about,
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
+			g, err := change(c, cmd.Context(), a[0])
+			if err != nil {
+				return err
+			}
+			return printGraph(cmd, conn, g)
+		}),
+	}
+}
+
+func printGraph(cmd *cobra.Command, conn *connection, g client.Graph) error {
+	return conn.print(cmd.OutOrStdout(), g, func(w *tabwriter.Writer) {
+		fmt.Fprintf(w, "%s\t%s\t%s\n", short(g.ID), g.Name, graphState(g))
+	})
+}
+
+// forceHelp is what --force of a cancel means.
+const forceHelp = "end it at once and wait for nobody: only for a chassis that is gone for good, as one that is not may still be at work"
+
+func graphCancel(conn *connection) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "cancel GRAPH",
+		Short: "Cancel a graph: what is pending at once, what is being done when its doer has stopped",
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
+			g, err := c.CancelGraph(cmd.Context(), a[0], force)
+			if err != nil {
+				return err
+			}
+			return printGraph(cmd, conn, g)
+		}),
+	}
+	cmd.Flags().BoolVar(&force, "force", false, forceHelp)
+	return cmd
+}
+
+func graphWatch(conn *connection) *cobra.Command {
+	return &cobra.Command{
+		Use:   "watch GRAPH",
+		Short: "Follow a graph to its end",
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
+			g, err := c.Graph(cmd.Context(), a[0])
+			if err != nil {
+				return err
+			}
+			return started(cmd, conn, c, g, true)
+		}),
+	}
+}
