@@ -52,6 +52,9 @@ type Config struct {
 	// some host uses it already. It costs half a second then.
 	Probe bool
 	Log   *slog.Logger
+	// Observe is told of every message and the type of its answer, "" if there is
+	// none; nil: nobody is.
+	Observe func(message, answer string)
 }
 
 // Bounds that keep a flood of requests from taking the store, which agents need too.
@@ -178,6 +181,13 @@ func (s *Server) answer(ctx context.Context, l *listener, h handler, m *dhcpv4.D
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	reply := h(ctx, m, in)
+	if s.Observe != nil {
+		answer := ""
+		if reply != nil {
+			answer = reply.MessageType().String()
+		}
+		s.Observe(m.MessageType().String(), answer)
+	}
 	if reply == nil {
 		return
 	}
