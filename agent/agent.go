@@ -107,6 +107,7 @@ func Run(machine *boot.Machine, version string) {
 }
 
 func (a *Agent) handshake() teeth.Handshake {
+	_, token := a.machine.Trust()
 	return teeth.Handshake{
 		ID:      a.machine.MAC,
 		Version: a.version,
@@ -114,7 +115,7 @@ func (a *Agent) handshake() teeth.Handshake {
 		Serial:  a.machine.Identity.Serial,
 		MACs:    macs("/sys"),
 		BootID:  a.bootID,
-		Token:   a.machine.Options.Token,
+		Token:   token,
 	}
 }
 

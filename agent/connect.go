@@ -39,18 +39,19 @@ func (a *Agent) waitForSession(ctx context.Context, servers func() []string) (*s
 
 func (a *Agent) newSession(servers []string) (*session.Session, error) {
 	opt := a.machine.Options
+	pin, _ := a.machine.Trust()
 	at := strings.Join(servers, ",")
 	switch {
 	case len(servers) == 0:
 		return nil, errNoServer
-	case opt.CASHA256 == "" && !opt.Insecure:
-		return nil, fmt.Errorf("the control plane %s cannot be told from an impostor: give teeth.ca_sha256=HEX, the 64 digits that teeth serve prints, on the kernel command line, or teeth.insecure=1 for a test without TLS", at)
+	case pin == "" && !opt.Insecure:
+		return nil, fmt.Errorf("the control plane %s cannot be told from an impostor: give teeth.ca_sha256=HEX, the 64 digits that teeth serve prints, on the kernel command line, or DHCP option 43 sub-option 2, or teeth.insecure=1 for a test without TLS", at)
 	case opt.CASHA256 != "" && opt.Insecure:
 		return nil, errors.New("teeth.ca_sha256 and teeth.insecure exclude each other: drop one of the two from the kernel command line")
 	}
 	s, err := session.New(session.Config{
 		Endpoints: servers,
-		CASHA256:  opt.CASHA256,
+		CASHA256:  pin,
 		Insecure:  opt.Insecure,
 		Handshake: a.handshake,
 		Handler:   a,

@@ -54,8 +54,9 @@ type Machine struct {
 	beat    chan chan struct{} // the event loop answers; see healthy
 	ending  sync.Mutex         // held, for ever, by whoever ends the machine
 
-	mu     sync.Mutex
-	health func() bool
+	mu         sync.Mutex
+	health     func() bool
+	leaseToken string // the newest that DHCP gave; see Trust
 }
 
 // step is a phase to be done. Its context ends with its stage: what is to go on
@@ -187,6 +188,28 @@ func (m *Machine) Servers() []string {
 		return l.ControlPlane(DefaultPort)
 	}
 	return nil
+}
+
+// Trust returns the pin of the control plane's CA and the token that admits this
+// chassis: those of the kernel command line or, where it has none, those of the
+// DHCP server. DHCP is believed as far as the boot network is, which is as far as
+// with a command line that came over it; a pin on the command line of a medium is
+// not overruled. A token stays although renewals of the lease do not repeat it.
+func (m *Machine) Trust() (caSHA256, token string) {
+	caSHA256, token = m.Options.CASHA256, m.Options.Token
+	l := m.Network().Lease
+	if caSHA256 == "" && !m.Options.Insecure && l != nil {
+		caSHA256 = l.CASHA256()
+	}
+	if token != "" {
+		return caSHA256, token
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if l != nil && l.Token() != "" {
+		m.leaseToken = l.Token()
+	}
+	return caSHA256, m.leaseToken
 }
 
 // SetHealth makes the watchdog ask f as well, every quarter of its timeout:

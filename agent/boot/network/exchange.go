@@ -10,6 +10,8 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
+
+	"github.com/teeth-metal/teeth/wire/teeth"
 )
 
 // patience is how long an exchange waits for its answer: each try twice as
@@ -24,8 +26,6 @@ var (
 	discoverPatience = patience{2 * time.Second, 4}
 	requestPatience  = patience{2 * time.Second, 3}
 )
-
-const vendorClass = "teeth-agent"
 
 var (
 	// errNak is a server's word that the address is not ours.
@@ -48,7 +48,7 @@ func (n nic) request(more ...dhcpv4.Modifier) []dhcpv4.Modifier {
 	return append([]dhcpv4.Modifier{
 		dhcpv4.WithOption(options),
 		dhcpv4.WithOption(dhcpv4.OptMaxMessageSize(maxMessage)),
-		dhcpv4.WithOption(dhcpv4.OptClassIdentifier(vendorClass)),
+		dhcpv4.WithOption(dhcpv4.OptClassIdentifier(teeth.VendorClass)),
 		dhcpv4.WithOption(dhcpv4.OptClientIdentifier(append([]byte{1}, n.mac...))),
 	}, more...)
 }

@@ -12,6 +12,8 @@ import (
 	"unicode/utf8"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+
+	"github.com/teeth-metal/teeth/wire/teeth"
 )
 
 // Route is a route to a network by way of a router; the zero Prefix' bits with
@@ -33,7 +35,7 @@ type Lease struct {
 	MTU        int          // option 26, 0 if absent
 	Server     netip.Addr   // option 54, the server that granted it
 	NextServer netip.Addr   // siaddr, zero if absent
-	Vendor     []byte       // option 43, undecoded
+	Vendor     []byte       // option 43, undecoded; it may hold a token: not for logs
 	Obtained   time.Time    // when it was asked for, on this machine's clock
 	Renew      time.Duration
 	Rebind     time.Duration
@@ -45,43 +47,40 @@ const (
 	maxHosts  = 8 // of each kind: DNS, NTP
 	minMTU    = 576
 	maxMTU    = 65535
-	// vendorServer is our sub-option of option 43: the control plane as text,
-	// host:port.
-	vendorServer = 1
-	infinite     = 0xffffffff
+	infinite  = 0xffffffff
 	// minLease keeps a broken or hostile server from making us renew without
 	// end.
 	minLease = 10 * time.Second
 )
 
 // ControlPlane returns where the DHCP server says the control plane is, most
-// specific first: sub-option 1 of option 43, a text of the form host:port,
-// then the next-server with the port given. None is an empty list.
+// specific first: the servers of option 43, then the next-server with the port
+// given. None is an empty list.
 func (l *Lease) ControlPlane(port string) []string {
 	var out []string
-	for v := l.Vendor; len(v) >= 2; {
-		code, n := v[0], int(v[1])
-		if code == 255 || len(v) < 2+n {
-			break
-		}
-		if code == 0 { // padding has no length
-			v = v[1:]
-			continue
-		}
-		// A PXE server's own sub-option 1 is four bytes of multicast address:
-		// no host:port.
-		if host, p, err := net.SplitHostPort(string(v[2 : 2+n])); code == vendorServer && err == nil {
-			if num, err := strconv.ParseUint(p, 10, 16); err == nil && num > 0 && validTarget(host) {
+	for _, server := range l.vendor().Servers {
+		if host, p, err := net.SplitHostPort(server); err == nil {
+			if num, err := strconv.ParseUint(p, 10, 16); err == nil && num > 0 && validTarget(host) && len(out) < maxHosts {
 				out = append(out, net.JoinHostPort(host, p))
 			}
 		}
-		v = v[2+n:]
 	}
 	if l.NextServer.IsValid() {
 		out = append(out, net.JoinHostPort(l.NextServer.String(), port))
 	}
 	return out
 }
+
+// CASHA256 returns the pin of the control plane's CA that the DHCP server gives,
+// 64 hexadecimal digits in lower case, or "". It is worth as much as the boot
+// network is trusted.
+func (l *Lease) CASHA256() string { return l.vendor().CASHA256 }
+
+// Token returns the secret with which the DHCP server lets this machine introduce
+// itself, or "". It comes once, not with renewals.
+func (l *Lease) Token() string { return l.vendor().Token }
+
+func (l *Lease) vendor() teeth.VendorOptions { return teeth.ParseVendorOptions(l.Vendor) }
 
 func validTarget(host string) bool {
 	a, err := netip.ParseAddr(host)

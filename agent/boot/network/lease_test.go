@@ -133,6 +133,7 @@ func TestControlPlane(t *testing.T) {
 		{"nothing", "", netip.Addr{}, nil},
 		{"next-server", "", next, []string{"10.0.0.9:8081"}},
 		{"both", sub(1, "cp.example:443"), next, []string{"cp.example:443", "10.0.0.9:8081"}},
+		{"several", sub(1, "a:1,b:2,,c"), next, []string{"a:1", "b:2", "10.0.0.9:8081"}},
 		{"IPv6", sub(1, "[2001:db8::1]:8081"), netip.Addr{}, []string{"[2001:db8::1]:8081"}},
 		{"after others and padding", sub(6, "x") + "\x00" + sub(1, "a:1") + "\xff" + sub(1, "b:1"), netip.Addr{}, []string{"a:1"}},
 		{"PXE's own", sub(1, "\xe0\x00\x00\x01"), next, []string{"10.0.0.9:8081"}},
@@ -145,6 +146,17 @@ func TestControlPlane(t *testing.T) {
 		if got := l.ControlPlane("8081"); !slices.Equal(got, tt.want) {
 			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
 		}
+	}
+}
+
+func TestTrustFromDHCP(t *testing.T) {
+	pin := strings.Repeat("Ab", 32)
+	l := &Lease{Vendor: []byte("\x02\x40" + pin + "\x03\x05token")}
+	if l.CASHA256() != strings.ToLower(pin) || l.Token() != "token" {
+		t.Errorf("pin %q, token %q", l.CASHA256(), l.Token())
+	}
+	if l := (&Lease{Vendor: []byte("\x02\x04abcd\x03\x02a ")}); l.CASHA256() != "" || l.Token() != "" {
+		t.Errorf("pin %q, token %q", l.CASHA256(), l.Token())
 	}
 }
 
