@@ -70,7 +70,7 @@ func (s *server) startNetwork(ctx context.Context, start func(part func() error)
 		d, err := dhcp.New(dhcp.Config{
 			Store: s.store, Interfaces: c.DHCP, Proxy: c.DHCPProxy, Files: files, BootPort: s.bootPort, AdvertiseURL: s.AdvertiseURL,
 			TFTP: c.TFTP != "", AgentsPort: s.agentsPort, CAPin: s.authority.Pin(), Token: s.store.IssueBootToken,
-			Probe: c.DHCPProbe, Log: s.Log,
+			Probe: c.DHCPProbe, Log: s.Log, Observe: s.metrics.DHCP,
 		})
 		if err != nil {
 			return err
@@ -168,6 +168,7 @@ func (s *server) startTFTP(ctx context.Context, dirs bootfile.Dirs, start func(f
 func (s *server) tftpEnded(t tftp.Transfer) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
+	s.metrics.TFTP(t.Size, t.Err)
 	kind := store.NoticeTFTPSent
 	data := map[string]any{
 		"file": t.File, "remoteAddress": t.Remote.Addr().String(), "remotePort": t.Remote.Port(),

@@ -15,8 +15,9 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/pki"
 )
 
-const rolesHelp = `Roles: a viewer looks; an operator also works with chassis, graphs, images and
-specs; an admin also manages users, approves chassis, changes settings and makes backups.`
+const rolesHelp = `Roles: a viewer looks; an operator also works with chassis, graphs, images, networks
+and specs; an admin also manages users and the rules by which chassis are approved,
+and makes backups.`
 
 func userCommand() *cobra.Command {
 	var conn connection

@@ -57,8 +57,9 @@ type Config struct {
 }
 
 // Observe is told of a request that has been answered. Route is its pattern, "" if
-// there is none for it; code is the HTTP status, 499 if the client did not wait.
-type Observe func(route string, code int, took time.Duration)
+// there is none for it; code is the HTTP status, 499 if the client did not wait; sent
+// are the bytes of the body.
+type Observe func(route string, code int, took time.Duration, sent int64)
 
 type server struct {
 	Config
@@ -134,7 +135,7 @@ func Handler(ctx context.Context, c Config) http.Handler {
 			mux.ServeHTTP(a, r)
 		}
 		if s.Observe != nil {
-			s.Observe(r.Pattern, a.code(), time.Since(begun))
+			s.Observe(r.Pattern, a.code(), time.Since(begun), a.bytes)
 		}
 	})
 }

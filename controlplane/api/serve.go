@@ -17,6 +17,7 @@ import (
 type answer struct {
 	http.ResponseWriter
 	status int
+	bytes  int64  // of the body
 	detail string // of a refusal
 }
 
@@ -31,7 +32,9 @@ func (a *answer) Write(b []byte) (int, error) {
 	if a.status == 0 {
 		a.status = http.StatusOK
 	}
-	return a.ResponseWriter.Write(b)
+	n, err := a.ResponseWriter.Write(b)
+	a.bytes += int64(n)
+	return n, err
 }
 
 // Unwrap is for http.ResponseController.

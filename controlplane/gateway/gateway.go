@@ -58,7 +58,8 @@ type Config struct {
 
 // Gateway is safe for concurrent use.
 type Gateway struct {
-	c Config
+	c      Config
+	meters meters
 
 	mu       sync.Mutex
 	sessions map[string]*Session // by chassis
@@ -96,7 +97,7 @@ func New(c Config) *Gateway {
 	if c.Rate <= 0 {
 		c.Rate = 100
 	}
-	return &Gateway{c: c, sessions: map[string]*Session{}, from: map[netip.Addr]int{}, rates: rates{per: c.Rate}, seed: maphash.MakeSeed()}
+	return &Gateway{c: c, meters: newMeters(), sessions: map[string]*Session{}, from: map[netip.Addr]int{}, rates: rates{per: c.Rate}, seed: maphash.MakeSeed()}
 }
 
 // Serve accepts agents on l until ctx ends, then closes l and all its sessions
@@ -129,6 +130,7 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener, tlsConfig *tls.Conf
 		}
 		from := sourceOf(conn)
 		if reason := g.admit(from); reason != "" {
+			g.meters.refused.WithLabelValues(reason).Inc()
 			g.c.Log.Warn("agent's connection refused", "address", conn.RemoteAddr().String(), "reason", reason)
 			conn.Close()
 			continue

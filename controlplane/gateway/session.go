@@ -70,6 +70,7 @@ func (g *Gateway) serve(ctx context.Context, conn net.Conn, tlsConfig *tls.Confi
 		c := tls.Server(conn, tlsConfig)
 		if err := c.HandshakeContext(ctx); err != nil {
 			g.greeted()
+			g.meters.handshakes.WithLabelValues("tls").Inc()
 			if ctx.Err() == nil {
 				log.Warn("agent refused", "error", fmt.Errorf("TLS: %w", err))
 			}
@@ -88,12 +89,14 @@ func (g *Gateway) serve(ctx context.Context, conn net.Conn, tlsConfig *tls.Confi
 	err := s.handshake(ctx, r, certificates)
 	g.greeted()
 	if err != nil {
+		g.meters.handshakes.WithLabelValues("refused").Inc()
 		s.violation(err)
 		if ctx.Err() == nil {
 			log.Warn("agent refused", "error", err)
 		}
 		return
 	}
+	g.meters.handshakes.WithLabelValues("ok").Inc()
 	conn.SetDeadline(time.Time{})
 	s.log = log.With("chassis", s.chassis)
 	s.log.Info("agent connected", "boot_id", s.bootID, "legacy", s.legacy, "approved", s.approved.Load(), "certificate", len(certificates) > 0)

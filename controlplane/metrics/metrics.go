@@ -21,6 +21,10 @@ type Metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	bytes    *prometheus.CounterVec
+	dhcp     *prometheus.CounterVec
+	tftp     *prometheus.CounterVec
+	tftpSent prometheus.Counter
 }
 
 // New returns metrics of the Go runtime, the process and the build; version is of
@@ -37,13 +41,29 @@ func New(version string) *Metrics {
 			Help:    "Time to answer an HTTP request to its end, which for event streams and images is long, by interface and route.",
 			Buckets: []float64{0.001, 0.005, 0.02, 0.1, 0.5, 2, 10, 60, 600},
 		}, []string{"interface", "route"}),
+		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "teeth_http_response_bytes_total",
+			Help: "Bytes of the bodies of HTTP responses, by interface and route.",
+		}, []string{"interface", "route"}),
+		dhcp: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "teeth_dhcp_messages_total",
+			Help: "DHCPv4 messages taken in, by their type and that of the answer, empty if there was none.",
+		}, []string{"message", "answer"}),
+		tftp: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "teeth_tftp_transfers_total",
+			Help: "TFTP transfers that have ended, by result: ok, failed.",
+		}, []string{"result"}),
+		tftpSent: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "teeth_tftp_sent_bytes_total",
+			Help: "Bytes of the files that TFTP transfers have sent to their end.",
+		}),
 	}
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "teeth_build_info",
 		Help: "1; the labels say what runs.",
 	}, []string{"version", "go"})
 	build.WithLabelValues(version, runtime.Version()).Set(1)
-	m.registry.MustRegister(m.requests, m.seconds, build,
+	m.registry.MustRegister(m.requests, m.seconds, m.bytes, m.dhcp, m.tftp, m.tftpSent, build,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -65,12 +85,27 @@ func (m *Metrics) Register(parts ...any) error {
 
 // Requests returns what is to be told of every request that an interface has
 // answered. A route is a pattern of http.ServeMux, so there is a bounded number.
-func (m *Metrics) Requests(iface string) func(route string, status int, took time.Duration) {
-	requests, seconds := m.requests.MustCurryWith(prometheus.Labels{"interface": iface}), m.seconds.MustCurryWith(prometheus.Labels{"interface": iface})
-	return func(route string, status int, took time.Duration) {
+func (m *Metrics) Requests(iface string) func(route string, status int, took time.Duration, sent int64) {
+	which := prometheus.Labels{"interface": iface}
+	requests, seconds, bytes := m.requests.MustCurryWith(which), m.seconds.MustCurryWith(which), m.bytes.MustCurryWith(which)
+	return func(route string, status int, took time.Duration, sent int64) {
 		requests.WithLabelValues(route, strconv.Itoa(status)).Inc()
 		seconds.WithLabelValues(route).Observe(took.Seconds())
+		bytes.WithLabelValues(route).Add(float64(sent))
 	}
+}
+
+// DHCP counts a message and the type of its answer, "" if there is none.
+func (m *Metrics) DHCP(message, answer string) { m.dhcp.WithLabelValues(message, answer).Inc() }
+
+// TFTP counts a transfer of so many bytes that has ended.
+func (m *Metrics) TFTP(size int64, err error) {
+	if err != nil {
+		m.tftp.WithLabelValues("failed").Inc()
+		return
+	}
+	m.tftp.WithLabelValues("ok").Inc()
+	m.tftpSent.Add(float64(size))
 }
 
 // Handler answers scrapes. One that cannot read a part, the database perhaps, gets

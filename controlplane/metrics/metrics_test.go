@@ -32,7 +32,10 @@ func TestMetrics(t *testing.T) {
 	if err := m.Register(p); err == nil {
 		t.Error("the same twice was taken")
 	}
-	m.Requests("api")("GET /v1/chassis/{id}", 404, 3*time.Millisecond)
+	m.Requests("api")("GET /v1/chassis/{id}", 404, 3*time.Millisecond, 100)
+	m.DHCP("DISCOVER", "OFFER")
+	m.TFTP(7, nil)
+	m.TFTP(3, errors.New("gone"))
 	scrape := func(want ...string) {
 		t.Helper()
 		w := httptest.NewRecorder()
@@ -44,7 +47,9 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	request := `teeth_http_requests_total{interface="api",route="GET /v1/chassis/{id}",status="404"} 1`
-	scrape(request, `version="1.2"`, "go_goroutines ", "process_open_fds ", "teeth_part 7",
+	scrape(request, `teeth_http_response_bytes_total{interface="api",route="GET /v1/chassis/{id}"} 100`,
+		`teeth_dhcp_messages_total{answer="OFFER",message="DISCOVER"} 1`, `teeth_tftp_transfers_total{result="failed"} 1`,
+		"teeth_tftp_sent_bytes_total 7", `version="1.2"`, "go_goroutines ", "process_open_fds ", "teeth_part 7",
 		`teeth_http_request_seconds_bucket{interface="api",route="GET /v1/chassis/{id}",le="0.005"} 1`)
 	p.fail = true
 	scrape(request) // the rest is shown all the same

@@ -57,6 +57,9 @@ type Config struct {
 	KernelArgs string // further parameters, as they are
 	// BootToken makes a one-time token for a machine; nil: Token is given instead.
 	BootToken func(ctx context.Context, uuid, mac string) (string, error)
+	// Observe is told of every response: its route, status, time and bytes of body;
+	// nil: nobody is.
+	Observe func(route string, status int, took time.Duration, sent int64)
 }
 
 // Handler returns the server's routes. It fails if a setting could not stand in

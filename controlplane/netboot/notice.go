@@ -27,6 +27,9 @@ func (s *server) noticed(h http.Handler) http.Handler {
 		began := time.Now()
 		rec := &recorder{ResponseWriter: w, status: http.StatusOK}
 		h.ServeHTTP(rec, r)
+		if s.Observe != nil {
+			s.Observe(r.Pattern, rec.status, time.Since(began), rec.bytes)
+		}
 		if !s.notices.Allow() {
 			return
 		}
@@ -72,6 +75,7 @@ type recorder struct {
 	http.ResponseWriter
 	status int
 	sent   bool
+	bytes  int64 // of the body
 }
 
 // Unwrap is for http.ResponseController.
@@ -87,5 +91,14 @@ func (r *recorder) WriteHeader(status int) {
 
 // ReadFrom sends what src has.
 func (r *recorder) ReadFrom(src io.Reader) (int64, error) {
-	return io.Copy(r.ResponseWriter, src) // which finds its ReadFrom
+	n, err := io.Copy(r.ResponseWriter, src) // which finds its ReadFrom
+	r.bytes += n
+	return n, err
+}
+
+// Write sends a part of the body.
+func (r *recorder) Write(b []byte) (int, error) {
+	n, err := r.ResponseWriter.Write(b)
+	r.bytes += int64(n)
+	return n, err
 }

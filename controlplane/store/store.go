@@ -55,6 +55,7 @@ type Store struct {
 	server   string    // id of the server that has it open
 	instance string    // differs for every Open
 	log      *slog.Logger
+	meters   *meters
 
 	ops    chan op
 	quit   chan struct{}  // closed by Close
@@ -102,7 +103,7 @@ func OpenAs(ctx context.Context, dsn string, o Options) (*Store, error) {
 		return nil, fmt.Errorf("server id %.64q: want a UUID", o.Server)
 	}
 	s := &Store{
-		server: o.Server, instance: uuid.NewString(), log: o.Log,
+		server: o.Server, instance: uuid.NewString(), log: o.Log, meters: newMeters(),
 		ops:     make(chan op, maxBatch),
 		quit:    make(chan struct{}),
 		done:    make(chan struct{}),

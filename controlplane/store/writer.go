@@ -110,6 +110,8 @@ func (s *Store) write() {
 func (s *Store) commit(first op) {
 	batch := []op{first}
 	var err error
+	begun := time.Now()
+	defer func() { s.meters.observe(begun, len(batch), err) }()
 	pause := 25 * time.Millisecond
 	for attempt := 1; ; attempt++ {
 		var again bool
