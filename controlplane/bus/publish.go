@@ -15,7 +15,7 @@ const window = 256
 // Publish implements Bus. While the broker is away the messages wait in the
 // outbox, for as long as ctx lasts.
 func (b *AMQP) Publish(ctx context.Context, messages ...Message) error {
-	if err := check(messages); err != nil {
+	if err := check(messages); err != nil || len(messages) == 0 {
 		return err
 	}
 	list := make([]*outgoing, len(messages))
