@@ -373,9 +373,9 @@ func (s *running) chassis(state string) client.Chassis {
 	return c
 }
 
-func (s *running) run(id string) client.Run {
+func (s *running) run(id string) client.Graph {
 	s.t.Helper()
-	r, err := s.client.Run(context.Background(), id)
+	r, err := s.client.Graph(context.Background(), id)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -383,7 +383,7 @@ func (s *running) run(id string) client.Run {
 }
 
 // ended waits for the end of a run.
-func (s *running) ended(id string) client.Run {
+func (s *running) ended(id string) client.Graph {
 	s.t.Helper()
 	eventually(s.t, "end of run", func() bool { r := s.run(id); return r.State != "running" && r.State != "pending" })
 	return s.run(id)

@@ -64,7 +64,7 @@ func spawn(t *testing.T, dir string) (*running, *exec.Cmd) {
 func TestKillLosesNothingAcknowledged(t *testing.T) {
 	ctx := t.Context()
 	dir := t.TempDir()
-	var run client.Run
+	var run client.Graph
 	acknowledged, completed := 0.0, 0
 	methods := []string{teeth.MethodDiskErase, teeth.MethodFirmwareSecure, teeth.MethodQC}
 	for round := range 6 {
@@ -81,14 +81,14 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 		}
 		now := s.run(run.ID)
 		for i, task := range now.Tasks {
-			if i < completed && task.State != "complete" {
+			if i < completed && task.State != "succeeded" {
 				t.Fatalf("round %d: task %d was acknowledged as complete and is %s", round, i, task.State)
 			}
 			if i == completed && task.Percent < acknowledged {
 				t.Fatalf("round %d: %v %% was acknowledged, %v %% is stored", round, acknowledged, task.Percent)
 			}
 		}
-		if now.State == "complete" {
+		if now.State == "succeeded" {
 			break
 		}
 		a := connect(t, s, boot)
@@ -125,7 +125,7 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 		cmd.Wait()
 	}
 	s, _ := spawn(t, dir)
-	if r := s.run(run.ID); r.State != "complete" {
+	if r := s.run(run.ID); r.State != "succeeded" {
 		t.Errorf("%+v", r)
 	}
 }

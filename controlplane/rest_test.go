@@ -72,7 +72,7 @@ func TestRequestsAreChecked(t *testing.T) {
 		"no such path":       {"GET", "/v1/nothing", "", "", right, 404, "openapi"},
 		"no such chassis":    {"GET", "/v1/chassis/other", "", "", right, 404, `"other"`},
 		"no such task":       {"GET", "/v1/tasks/other", "", "", right, 404, "other"},
-		"no such run":        {"GET", "/v1/runs/other", "", "", right, 404, "other"},
+		"no such run":        {"GET", "/v1/graphs/other", "", "", right, 404, "other"},
 		"no such image":      {"GET", "/v1/images/other", "", "", right, 404, "other"},
 		"hostile chassis":    {"GET", "/v1/chassis/%25", "", "", right, 404, "not found"},
 		"limit":              {"GET", "/v1/tasks?limit=100000", "", "", right, 400, "1 to 1000"},
@@ -90,7 +90,7 @@ func TestRequestsAreChecked(t *testing.T) {
 		"image from a file":  {"POST", "/v1/images", asJSON, `{"name":"a","format":"raw","url":"file:///etc/passwd"}`, right, 400, "http"},
 		"image from nowhere": {"POST", "/v1/images", asJSON, `{"name":"a","format":"raw","url":"http://127.0.0.1:1/x"}`, right, 502, "refused"},
 		"events of nobody":   {"GET", "/v1/events?chassis=other", "", "", right, 404, "other"},
-		"events of no run":   {"GET", "/v1/events?run=other", "", "", right, 404, "other"},
+		"events of no run":   {"GET", "/v1/events?graph=other", "", "", right, 404, "other"},
 	} {
 		code, header, body := request(t, s, c.method, c.path, c.contentType, c.body, c.token)
 		var p struct {
@@ -173,7 +173,10 @@ func TestWatchOverARestart(t *testing.T) {
 	events := make(chan client.Task, 100)
 	watched := make(chan error, 1)
 	go func() {
-		watched <- s.client.Watch(ctx, client.Filter{Run: run.ID}, func(e client.Event) error {
+		watched <- s.client.Watch(ctx, client.Filter{Graph: run.ID}, func(e client.Event) error {
+			if e.Task == nil {
+				return nil
+			}
 			events <- *e.Task
 			if e.Task.Final() {
 				return io.EOF

@@ -46,9 +46,12 @@ func TestDecommission(t *testing.T) {
 	watched := make(chan error, 1)
 	seen := map[string]bool{}
 	go func() {
-		watched <- s.client.Watch(ctx, client.Filter{Run: run.ID}, func(e client.Event) error {
+		watched <- s.client.Watch(ctx, client.Filter{Graph: run.ID}, func(e client.Event) error {
+			if e.Graph != nil && e.Graph.ID == run.ID {
+				return nil
+			}
 			if e.Task == nil {
-				return errors.New("watching a run showed something else than a task")
+				return errors.New("watching a graph showed something else than it and its tasks")
 			}
 			seen[e.Task.Method+" "+e.Task.State] = true
 			if e.Task.Position == 2 && e.Task.Final() {
@@ -82,13 +85,13 @@ func TestDecommission(t *testing.T) {
 		t.Errorf("spec: %s", qc.Spec)
 	}
 	a.report(teeth.TaskStatus{TaskID: qc.TaskID, State: teeth.Complete})
-	if r := s.ended(run.ID); r.State != "complete" || string(r.Tasks[0].Result) != `{"disks":2}` {
+	if r := s.ended(run.ID); r.State != "succeeded" || string(r.Tasks[0].Result) != `{"disks":2}` {
 		t.Errorf("%+v", r)
 	}
 	if err := <-watched; err != io.EOF {
 		t.Errorf("watch: %v", err)
 	}
-	if !seen["decom.qc complete"] {
+	if !seen["decom.qc succeeded"] {
 		t.Errorf("watch saw %v", seen)
 	}
 	s.chassis("ready")
@@ -165,7 +168,7 @@ func TestProvision(t *testing.T) {
 	}
 	a.report(teeth.TaskStatus{TaskID: boot.TaskID, State: teeth.Complete})
 	a.conn.Close()
-	if r := s.ended(run.ID); r.State != "complete" {
+	if r := s.ended(run.ID); r.State != "succeeded" {
 		t.Fatalf("%+v", r)
 	}
 	s.chassis("working")
@@ -221,7 +224,7 @@ func TestReturningChassis(t *testing.T) {
 	}
 	a.report(teeth.TaskStatus{TaskID: second.TaskID, State: teeth.Failed, Msg: "disk VDA1: write error", Seq: 2})
 	r := s.ended(run.ID)
-	if r.State != "error" || r.Tasks[0].Msg != "disk VDA1: write error" || r.Tasks[1].State != "cancelled" || r.Tasks[2].State != "cancelled" {
+	if r.State != "failed" || r.Tasks[0].Msg != "disk VDA1: write error" || r.Tasks[1].State != "cancelled" || r.Tasks[2].State != "cancelled" {
 		t.Errorf("%+v", r)
 	}
 	s.chassis("failed")
@@ -264,7 +267,7 @@ func TestServerRestartsInTheMiddleOfATask(t *testing.T) {
 	a.accept(teeth.MethodFirmwareSecure, &firmware)
 	a.report(final)
 	a.report(teeth.TaskStatus{TaskID: erase.TaskID, State: teeth.Failed, Msg: "contradiction", Seq: 5})
-	if again := s.run(run.ID).Tasks[0]; again.State != "complete" || !again.Finished.Equal(*first.Finished) || again.Msg != "" {
+	if again := s.run(run.ID).Tasks[0]; again.State != "succeeded" || !again.Finished.Equal(*first.Finished) || again.Msg != "" {
 		t.Errorf("a final state was recorded twice: %+v, was %+v", again, first)
 	}
 	a.report(teeth.TaskStatus{TaskID: "of-nobody", State: teeth.Complete})
@@ -281,7 +284,7 @@ func TestCancel(t *testing.T) {
 	}
 	var erase teeth.DiskEraseParams
 	a.accept(teeth.MethodDiskErase, &erase)
-	if task, err := s.client.CancelTask(ctx, erase.TaskID); err != nil || !task.Cancel || task.State == "cancelled" {
+	if task, err := s.client.CancelTask(ctx, erase.TaskID, false); err != nil || !task.Cancel || task.State == "cancelled" {
 		t.Fatalf("%+v, %v", task, err)
 	}
 	var cancel teeth.TaskParams
@@ -301,7 +304,7 @@ func TestCancel(t *testing.T) {
 	a.conn.Close()
 	s.chassis("working")
 	eventually(t, "disconnect", func() bool { c, _ := s.client.Chassis(ctx, testMAC); return !c.Connected })
-	if _, err := s.client.CancelTask(ctx, erase.TaskID); err != nil {
+	if _, err := s.client.CancelTask(ctx, erase.TaskID, false); err != nil {
 		t.Fatal(err)
 	}
 	a = connect(t, s, "boot2")
@@ -309,7 +312,7 @@ func TestCancel(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	a.quiet()
-	if _, err := s.client.CancelTask(ctx, erase.TaskID); err == nil {
+	if _, err := s.client.CancelTask(ctx, erase.TaskID, false); err == nil {
 		t.Error("a finished task was cancelled")
 	}
 }
@@ -324,7 +327,7 @@ func TestAgentRefusesACommand(t *testing.T) {
 	}
 	m := a.command(teeth.MethodDiskErase)
 	a.send(teeth.NewError(m.ID, errors.New("busy with another task")))
-	if r := s.ended(run.ID); r.State != "error" || !strings.Contains(r.Tasks[0].Msg, "busy with another task") {
+	if r := s.ended(run.ID); r.State != "failed" || !strings.Contains(r.Tasks[0].Msg, "busy with another task") {
 		t.Errorf("%+v", r)
 	}
 }
@@ -378,7 +381,7 @@ func TestLegacyAgent(t *testing.T) {
 	}
 	r := s.ended(run.ID)
 	for _, task := range r.Tasks {
-		if task.State != "complete" || !strings.Contains(task.Msg, "does not report progress") {
+		if task.State != "succeeded" || !strings.Contains(task.Msg, "does not report progress") {
 			t.Errorf("%+v", task)
 		}
 	}

@@ -269,12 +269,12 @@ func TestJSON(t *testing.T) {
 	if show(&images, "image list"); len(images) != 1 || images[0].ID != img.ID {
 		t.Errorf("%+v", images)
 	}
-	var run client.Run
+	var run client.Graph
 	if show(&run, "chassis decommission SN1 --steps qc"); len(run.Tasks) == 0 {
 		t.Fatalf("%+v", run)
 	}
 	var task client.Task
-	if show(&task, "task show "+run.Tasks[0].ID); task.Run != run.ID {
+	if show(&task, "task show "+run.Tasks[0].ID); task.Graph != run.ID {
 		t.Errorf("%+v", task)
 	}
 	show(&task, "task cancel "+run.Tasks[0].ID)

@@ -12,6 +12,7 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/client"
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/controlplane/workflow"
+	"github.com/teeth-metal/teeth/controlplane/workflow/definition"
 )
 
 type document struct {
@@ -83,13 +84,15 @@ func fields(v any) []string {
 func TestSchemasAgree(t *testing.T) {
 	d, _ := parse(t)
 	for name, pair := range map[string][2]any{
-		"Chassis":      {store.Chassis{}, client.Chassis{}},
-		"Task":         {store.Task{}, client.Task{}},
-		"Run":          {store.Run{}, client.Run{}},
-		"Image":        {store.Image{}, client.Image{}},
-		"LogEvent":     {store.Event{}, client.LogEvent{}},
-		"Decommission": {workflow.Decommission{}, client.Decommission{}},
-		"Provision":    {workflow.Provision{}, client.Provision{}},
+		"Chassis":         {store.Chassis{}, client.Chassis{}},
+		"Task":            {store.Task{}, client.Task{}},
+		"Graph":           {store.Graph{}, client.Graph{}},
+		"GraphDefinition": {definition.Graph{}, client.GraphDefinition{}},
+		"TaskDefinition":  {definition.Task{}, client.TaskDefinition{}},
+		"Image":           {store.Image{}, client.Image{}},
+		"LogEvent":        {store.Event{}, client.LogEvent{}},
+		"Decommission":    {workflow.Decommission{}, client.Decommission{}},
+		"Provision":       {workflow.Provision{}, client.Provision{}},
 	} {
 		var described []string
 		for p := range d.Components.Schemas[name].Properties {

@@ -75,13 +75,13 @@ func report(s *store.Store, address, mac string, left *atomic.Int64, ready func(
 	io.WriteString(conn, strings.Replace(hello, "52:54:00:00:00:01", mac, 1))
 	_, err = next()
 	var c store.Chassis
-	var run store.Run
+	var run store.Graph
 	if err == nil {
 		c, err = s.FindChassis(context.Background(), mac)
 	}
 	if err == nil {
-		run, err = s.CreateRun(context.Background(), c.ID, "bench", []store.Step{{Method: teeth.MethodDiskErase,
-			Params: func(id string) (any, error) { return teeth.TaskParams{TaskID: id}, nil }}})
+		run, err = s.CreateGraph(context.Background(), store.NewGraph{Name: "Graph.Bench", Chassis: c.ID, Tasks: []store.NewTask{{
+			Label: "erase", Kind: store.KindAgent, Command: store.Command{Method: teeth.MethodDiskErase}}}})
 	}
 	ready()
 	if err != nil {

@@ -155,10 +155,10 @@ func TestInstalledChassisBootsItsDisk(t *testing.T) {
 		}
 		return strings.Contains(w.Body.String(), "sanboot")
 	}
-	run := func(method, token string) store.Run {
+	run := func(method, token string) store.Graph {
 		t.Helper()
-		r, err := s.CreateRun(ctx, c.ID, "test", []store.Step{{Method: method, PhoneHome: token,
-			Params: func(id string) (any, error) { return teeth.TaskParams{TaskID: id}, nil }}})
+		r, err := s.CreateGraph(ctx, store.NewGraph{Name: "Graph.Test", Chassis: c.ID, Tasks: []store.NewTask{{
+			Label: "task", Kind: store.KindAgent, Command: store.Command{Method: method, PhoneHome: token}}}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -171,7 +171,7 @@ func TestInstalledChassisBootsItsDisk(t *testing.T) {
 	if local() {
 		t.Error("a chassis with work to do boots its disk")
 	}
-	if err := s.MarkSent(ctx, r.Tasks[0].ID, ""); err != nil {
+	if _, err := s.MarkStarted(ctx, r.Tasks[0].ID, store.Start{Session: "1"}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.ApplyStatus(ctx, c.ID, "", teeth.TaskStatus{TaskID: r.Tasks[0].ID, State: teeth.Complete}); err != nil {

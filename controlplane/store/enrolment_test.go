@@ -74,7 +74,7 @@ func TestForget(t *testing.T) {
 	ctx := t.Context()
 	s := newStore(t)
 	c := connect(t, s, macA)
-	newRun(t, s, c.ID, teeth.MethodDiskErase)
+	newGraph(t, s, c.ID, teeth.MethodDiskErase)
 	if err := s.AddEvent(ctx, Event{Chassis: c.ID, Message: "x"}); err != nil {
 		t.Fatal(err)
 	}

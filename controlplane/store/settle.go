@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 )
 
 // begin records that the first task of a graph is started.
@@ -39,12 +41,12 @@ func (t *tx) settle(id string) error {
 			}
 			switch can, reason := possible(task.Waits, byLabel); {
 			case g.Cancel:
-				err = t.skip(task, "not run: its graph was cancelled")
-			case can == yes:
+				err = t.skip(task, notRun+"its graph was cancelled")
+			case can == met:
 				task.ready = true
 				_, err = t.Exec(`UPDATE tasks SET ready = 1, rev = ? WHERE id = ?`, t.nextRev(), task.ID)
-			case can == no:
-				err = t.skip(task, "not run: "+reason)
+			case can == never:
+				err = t.skip(task, notRun+reason)
 			default:
 				continue
 			}
@@ -61,9 +63,12 @@ func (t *tx) settle(id string) error {
 	return t.endGraph(g, state, msg)
 }
 
+// notRun is how the message of a skipped task begins.
+const notRun = "not run: "
+
 // skip ends a task that can not or shall not run any more.
 func (t *tx) skip(task *Task, msg string) error {
-	task.State, task.Skipped = Cancelled, true
+	task.State, task.Skipped, task.Msg = Cancelled, true, msg
 	if _, err := t.Exec(`UPDATE tasks SET state = 'cancelled', skipped = 1, msg = ?, finished = ?, rev = ? WHERE id = ?`,
 		msg, t.now, t.nextRev(), task.ID); err != nil {
 		return err
@@ -75,43 +80,43 @@ func (t *tx) skip(task *Task, msg string) error {
 type verdict int
 
 const (
-	open verdict = iota
-	yes
-	no
+	undecided verdict = iota
+	met
+	never
 )
 
 // possible reports whether what a task waits for is there, can still come, or
 // cannot any more, and then why.
 func possible(w Waits, byLabel map[string]*Task) (verdict, string) {
-	all, reason := yes, ""
-	for label, states := range w.All {
-		switch one(states, byLabel[label]) {
-		case open:
-			all = open
-		case no:
+	all, reason := met, ""
+	for _, label := range slices.Sorted(maps.Keys(w.All)) {
+		switch states := w.All[label]; one(states, byLabel[label]) {
+		case undecided:
+			all = undecided
+		case never:
 			task := byLabel[label]
 			if task.Skipped {
-				return no, label + " before it was not run either"
+				return never, strings.TrimPrefix(task.Msg, notRun) // the same
 			}
-			return no, fmt.Sprintf("%s before it ended with %s", label, task.State)
+			return never, fmt.Sprintf("%s before it ended with %s", label, task.State)
 		}
 	}
 	if len(w.Any) == 0 {
 		return all, reason
 	}
-	some := no
+	some := never
 	for label, states := range w.Any {
 		switch one(states, byLabel[label]) {
-		case yes:
+		case met:
 			return all, ""
-		case open:
-			some = open
+		case undecided:
+			some = undecided
 		}
 	}
-	if some == no {
-		return no, "none of those it waited for ended as it wanted"
+	if some == never {
+		return never, "none of those it waited for ended as it wanted"
 	}
-	return open, ""
+	return undecided, ""
 }
 
 // one tells of a single task. One that was skipped has never run, so that no wait
@@ -119,13 +124,13 @@ func possible(w Waits, byLabel map[string]*Task) (verdict, string) {
 func one(states []string, task *Task) verdict {
 	switch {
 	case task == nil:
-		return no
+		return never
 	case !task.Final():
-		return open
+		return undecided
 	case !task.Skipped && slices.Contains(states, task.State):
-		return yes
+		return met
 	}
-	return no
+	return never
 }
 
 // outcome is the state of a graph whose tasks have all ended. A task that did not

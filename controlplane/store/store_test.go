@@ -23,21 +23,36 @@ func connect(t testing.TB, s *Store, mac string) Chassis {
 	return c
 }
 
-func steps(methods ...string) []Step {
-	var list []Step
-	for _, m := range methods {
-		list = append(list, Step{Method: m, Params: func(id string) (any, error) { return teeth.TaskParams{TaskID: id}, nil }})
+// steps are tasks of an agent, each of which waits for the one before.
+func steps(methods ...string) []NewTask {
+	var list []NewTask
+	for i, m := range methods {
+		n := NewTask{Label: m, Name: "Task." + m, Job: "Job." + m, Kind: KindAgent, Command: Command{Method: m, Params: json.RawMessage(`{"a":1}`)}}
+		if i > 0 {
+			n.Waits.All = map[string][]string{methods[i-1]: {Succeeded}}
+		}
+		list = append(list, n)
 	}
 	return list
 }
 
-func newRun(t testing.TB, s *Store, chassis string, methods ...string) Run {
+func newGraph(t testing.TB, s *Store, chassis string, methods ...string) Graph {
 	t.Helper()
-	r, err := s.CreateRun(t.Context(), chassis, "test", steps(methods...))
+	g, err := s.CreateGraph(t.Context(), NewGraph{Name: "Graph.Test", Chassis: chassis, Tasks: steps(methods...)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r
+	return g
+}
+
+// begin starts a task over its chassis' session, whichever that is.
+func begin(ctx context.Context, s *Store, id string) error {
+	var session string
+	if err := s.r.QueryRowContext(ctx, `SELECT COALESCE((SELECT c.session FROM chassis c WHERE c.id = t.chassis), '') FROM tasks t WHERE t.id = ?`, id).Scan(&session); err != nil {
+		return err
+	}
+	_, err := s.MarkStarted(ctx, id, Start{Session: session, BootID: "boot1"})
+	return err
 }
 
 func apply(t testing.TB, s *Store, chassis string, st teeth.TaskStatus) bool {
@@ -54,16 +69,12 @@ func ptr(f float64) *float64 { return &f }
 func TestTaskStatusOrderAndFinality(t *testing.T) {
 	s := newStore(t)
 	c := connect(t, s, "52:54:00:00:00:01")
-	r := newRun(t, s, c.ID, teeth.MethodDiskErase, teeth.MethodQC)
+	r := newGraph(t, s, c.ID, teeth.MethodDiskErase, teeth.MethodQC)
 	id := r.Tasks[0].ID
-	var params teeth.TaskParams
-	if err := json.Unmarshal(r.Tasks[0].Params, &params); err != nil || params.TaskID != id {
-		t.Fatalf("params %s do not carry the task's id %s", r.Tasks[0].Params, id)
-	}
-	if err := s.MarkSent(t.Context(), id, "boot1"); err != nil {
+	if err := begin(t.Context(), s, id); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.MarkSent(t.Context(), id, "boot1"); !errors.Is(err, ErrConflict) {
+	if err := begin(t.Context(), s, id); !errors.Is(err, ErrConflict) {
 		t.Fatalf("a task was sent twice: %v", err)
 	}
 	for i, step := range []struct {
@@ -76,9 +87,9 @@ func TestTaskStatusOrderAndFinality(t *testing.T) {
 		{teeth.TaskStatus{State: teeth.Running, Percent: ptr(30), Seq: 3}, true, Running, 30},
 		{teeth.TaskStatus{State: teeth.Running, Percent: ptr(20), Seq: 2}, false, Running, 30},
 		{teeth.TaskStatus{State: teeth.Running, Percent: ptr(1e9)}, true, Running, 100},
-		{teeth.TaskStatus{State: teeth.Complete, Result: json.RawMessage(`{"a":1}`), Seq: 4}, true, Complete, 100},
-		{teeth.TaskStatus{State: teeth.Complete, Seq: 4}, false, Complete, 100},
-		{teeth.TaskStatus{State: teeth.Failed, Msg: "late", Seq: 5}, false, Complete, 100},
+		{teeth.TaskStatus{State: teeth.Complete, Result: json.RawMessage(`{"a":1}`), Seq: 4}, true, Succeeded, 100},
+		{teeth.TaskStatus{State: teeth.Complete, Seq: 4}, false, Succeeded, 100},
+		{teeth.TaskStatus{State: teeth.Failed, Msg: "late", Seq: 5}, false, Succeeded, 100},
 	} {
 		step.st.TaskID = id
 		if got := apply(t, s, c.ID, step.st); got != step.applied {
@@ -105,12 +116,12 @@ func TestTaskStatusOrderAndFinality(t *testing.T) {
 func TestFailureCancelsTheRest(t *testing.T) {
 	s := newStore(t)
 	c := connect(t, s, "52:54:00:00:00:01")
-	r := newRun(t, s, c.ID, teeth.MethodDiskErase, teeth.MethodFirmwareSecure, teeth.MethodQC)
-	if _, err := s.CreateRun(t.Context(), c.ID, "test", steps(teeth.MethodQC)); !errors.Is(err, ErrConflict) {
+	r := newGraph(t, s, c.ID, teeth.MethodDiskErase, teeth.MethodFirmwareSecure, teeth.MethodQC)
+	if _, err := s.CreateGraph(t.Context(), NewGraph{Name: "Graph.Test", Chassis: c.ID, Tasks: steps(teeth.MethodQC)}); !errors.Is(err, ErrConflict) {
 		t.Fatalf("a second run was accepted: %v", err)
 	}
 	apply(t, s, c.ID, teeth.TaskStatus{TaskID: r.Tasks[0].ID, State: teeth.Failed, Msg: "bad disk"})
-	r, err := s.Run(t.Context(), r.ID)
+	r, err := s.Graph(t.Context(), r.ID)
 	if err != nil || r.State != Failed {
 		t.Fatalf("run: %+v, %v", r, err)
 	}
@@ -122,7 +133,7 @@ func TestFailureCancelsTheRest(t *testing.T) {
 	if c, _ = s.Chassis(t.Context(), c.ID); c.State != Errored {
 		t.Errorf("chassis is %s", c.State)
 	}
-	newRun(t, s, c.ID, teeth.MethodQC)
+	newGraph(t, s, c.ID, teeth.MethodQC)
 	if c, _ = s.Chassis(t.Context(), c.ID); c.State != Working {
 		t.Errorf("chassis is %s", c.State)
 	}
@@ -131,30 +142,30 @@ func TestFailureCancelsTheRest(t *testing.T) {
 func TestCancel(t *testing.T) {
 	s := newStore(t)
 	c := connect(t, s, "52:54:00:00:00:01")
-	r := newRun(t, s, c.ID, teeth.MethodDiskErase, teeth.MethodQC)
+	r := newGraph(t, s, c.ID, teeth.MethodDiskErase, teeth.MethodQC)
 	id := r.Tasks[0].ID
-	if err := s.MarkSent(t.Context(), id, "boot1"); err != nil {
+	if err := begin(t.Context(), s, id); err != nil {
 		t.Fatal(err)
 	}
-	task, err := s.RequestCancel(t.Context(), id)
-	if err != nil || task.State != Sent || !task.Cancel {
+	task, err := s.RequestCancel(t.Context(), id, false)
+	if err != nil || task.State != Running || !task.Cancel {
 		t.Fatalf("%+v, %v", task, err)
 	}
 	apply(t, s, c.ID, teeth.TaskStatus{TaskID: id, State: teeth.Failed, Msg: "cancelled"})
 	if task, _ = s.Task(t.Context(), id); task.State != Cancelled {
 		t.Fatalf("state %s", task.State)
 	}
-	if _, err := s.RequestCancel(t.Context(), id); !errors.Is(err, ErrConflict) {
+	if _, err := s.RequestCancel(t.Context(), id, false); !errors.Is(err, ErrConflict) {
 		t.Fatalf("cancel of a finished task: %v", err)
 	}
-	r = newRun(t, s, c.ID, teeth.MethodDiskErase, teeth.MethodQC)
-	if task, err = s.RequestCancel(t.Context(), r.Tasks[0].ID); err != nil || task.State != Cancelled {
+	r = newGraph(t, s, c.ID, teeth.MethodDiskErase, teeth.MethodQC)
+	if task, err = s.RequestCancel(t.Context(), r.Tasks[0].ID, false); err != nil || task.State != Cancelled {
 		t.Fatalf("%+v, %v", task, err)
 	}
 	// Cancelled while the chassis was away, and unknown to it when it is back.
-	r = newRun(t, s, c.ID, teeth.MethodDiskErase)
-	s.MarkSent(t.Context(), r.Tasks[0].ID, "boot1")
-	s.RequestCancel(t.Context(), r.Tasks[0].ID)
+	r = newGraph(t, s, c.ID, teeth.MethodDiskErase)
+	begin(t.Context(), s, r.Tasks[0].ID)
+	s.RequestCancel(t.Context(), r.Tasks[0].ID, false)
 	if err := s.Requeue(t.Context(), r.Tasks[0].ID); err != nil {
 		t.Fatal(err)
 	}
@@ -168,15 +179,15 @@ func TestCancel(t *testing.T) {
 func TestCancelWhileAway(t *testing.T) {
 	s := newStore(t)
 	c := connect(t, s, "52:54:00:00:00:01")
-	r := newRun(t, s, c.ID, teeth.MethodDiskErase)
+	r := newGraph(t, s, c.ID, teeth.MethodDiskErase)
 	id := r.Tasks[0].ID
-	if err := s.MarkSent(t.Context(), id, "boot1"); err != nil {
+	if err := begin(t.Context(), s, id); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Disconnect(t.Context(), c.ID, "session-52:54:00:00:00:01"); err != nil {
 		t.Fatal(err)
 	}
-	task, err := s.RequestCancel(t.Context(), id)
+	task, err := s.RequestCancel(t.Context(), id, false)
 	if err != nil || task.Final() || !task.Cancel || !strings.Contains(task.Msg, "not connected") {
 		t.Errorf("%+v, %v", task, err)
 	}
@@ -200,8 +211,8 @@ func TestServiceLife(t *testing.T) {
 	}
 	state(Ready)
 	list := steps(teeth.MethodPrepareImage, teeth.MethodRunImage)
-	list[1].PhoneHome = "secret"
-	r, err := s.CreateRun(ctx, c.ID, "provision", list)
+	list[1].Command.PhoneHome = "secret"
+	r, err := s.CreateGraph(ctx, NewGraph{Name: "Graph.Test", Chassis: c.ID, Tasks: list})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +221,7 @@ func TestServiceLife(t *testing.T) {
 		t.Fatalf("phone home before the image ran: %v", err)
 	}
 	apply(t, s, c.ID, teeth.TaskStatus{TaskID: r.Tasks[0].ID, State: teeth.Complete})
-	if err := s.MarkSent(ctx, r.Tasks[1].ID, "boot1"); err != nil {
+	if err := begin(ctx, s, r.Tasks[1].ID); err != nil {
 		t.Fatal(err)
 	}
 	apply(t, s, c.ID, teeth.TaskStatus{TaskID: r.Tasks[1].ID, State: teeth.Complete})
@@ -225,11 +236,11 @@ func TestServiceLife(t *testing.T) {
 		}
 	}
 	state(InService)
-	r = newRun(t, s, c.ID, teeth.MethodDiskErase)
+	r = newGraph(t, s, c.ID, teeth.MethodDiskErase)
 	state(InService) // until the agent is there to do it
 	connect(t, s, c.MAC)
 	state(Working)
-	if err := s.MarkSent(ctx, r.Tasks[0].ID, "boot1"); err != nil {
+	if err := begin(ctx, s, r.Tasks[0].ID); err != nil {
 		t.Fatal(err)
 	}
 	if _, _, err := s.PhoneHome(ctx, "secret"); !errors.Is(err, ErrNotFound) {
@@ -245,18 +256,18 @@ func TestPhoneHomeCompletesRunImage(t *testing.T) {
 	s := newStore(t)
 	c := connect(t, s, "52:54:00:00:00:01")
 	list := steps(teeth.MethodRunImage)
-	list[0].PhoneHome = "secret"
-	r, err := s.CreateRun(t.Context(), c.ID, "provision", list)
+	list[0].Command.PhoneHome = "secret"
+	r, err := s.CreateGraph(t.Context(), NewGraph{Name: "Graph.Test", Chassis: c.ID, Tasks: list})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.MarkSent(t.Context(), r.Tasks[0].ID, "boot1"); err != nil {
+	if err := begin(t.Context(), s, r.Tasks[0].ID); err != nil {
 		t.Fatal(err)
 	}
 	if _, first, err := s.PhoneHome(t.Context(), "secret"); err != nil || !first {
 		t.Fatal(first, err)
 	}
-	if r, _ = s.Run(t.Context(), r.ID); r.State != Complete {
+	if r, _ = s.Graph(t.Context(), r.ID); r.State != Succeeded {
 		t.Fatalf("run is %s", r.State)
 	}
 }
@@ -327,7 +338,7 @@ func TestReopenKeepsEverything(t *testing.T) {
 	path := newDSN(t)
 	s := open(t, path)
 	c := connect(t, s, "52:54:00:00:00:01")
-	r := newRun(t, s, c.ID, teeth.MethodDiskErase)
+	r := newGraph(t, s, c.ID, teeth.MethodDiskErase)
 	rev, _ := s.Revision()
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
@@ -340,7 +351,7 @@ func TestReopenKeepsEverything(t *testing.T) {
 	if got, _ := s.Revision(); got != rev+2 {
 		t.Errorf("revision %d after reopening, was %d", got, rev)
 	}
-	if got, err := s.Chassis(t.Context(), c.ID); err != nil || got.Connected || got.OpenRun != r.ID {
+	if got, err := s.Chassis(t.Context(), c.ID); err != nil || got.Connected || got.OpenGraph != r.ID {
 		t.Errorf("chassis after reopening: %+v, %v", got, err)
 	}
 	if open, err := s.ChassisWithOpenTasks(t.Context()); err != nil || len(open) != 1 {
@@ -454,7 +465,7 @@ func TestChanges(t *testing.T) {
 	ctx := t.Context()
 	c := connect(t, s, "52:54:00:00:00:01")
 	since, changed := s.Revision()
-	r := newRun(t, s, c.ID, teeth.MethodDiskErase, teeth.MethodQC)
+	r := newGraph(t, s, c.ID, teeth.MethodDiskErase, teeth.MethodQC)
 	select {
 	case <-changed:
 	default:
@@ -464,7 +475,7 @@ func TestChanges(t *testing.T) {
 	apply(t, s, c.ID, teeth.TaskStatus{TaskID: r.Tasks[0].ID, State: teeth.Running, Percent: ptr(6)})
 	s.AddEvent(ctx, Event{Chassis: c.ID, Time: time.Now(), Message: "hello", Fields: json.RawMessage(`{"a":1}`)})
 	all, upTo, err := s.Changes(ctx, since, Filter{}, 0)
-	if err != nil || len(all) != 4 {
+	if err != nil || len(all) != 5 {
 		t.Fatalf("%d changes, %v", len(all), err)
 	}
 	if rev, _ := s.Revision(); rev != upTo {
@@ -489,8 +500,8 @@ func TestChanges(t *testing.T) {
 			t.Errorf("a change shows an old state: %+v", ch.Task)
 		}
 	}
-	if of, _, _ := s.Changes(ctx, since, Filter{Run: r.ID}, 0); len(of) != 2 {
-		t.Errorf("%d changes of the run", len(of))
+	if of, _, _ := s.Changes(ctx, since, Filter{Graph: r.ID}, 0); len(of) != 3 { // itself and its tasks
+		t.Errorf("%d changes of the graph", len(of))
 	}
 	if of, _, _ := s.Changes(ctx, since, Filter{Chassis: "other"}, 0); len(of) != 0 {
 		t.Errorf("%d changes of another chassis", len(of))
@@ -505,16 +516,16 @@ func TestImageInUseStays(t *testing.T) {
 	if err := s.AddImage(ctx, img); err != nil {
 		t.Fatal(err)
 	}
-	r, err := s.CreateRun(ctx, c.ID, "provision", []Step{{Method: teeth.MethodPrepareImage, Params: func(id string) (any, error) {
-		return teeth.PrepareImageParams{TaskID: id, ImageID: img.ID}, nil
-	}}})
+	list := steps(teeth.MethodPrepareImage)
+	list[0].Command.Params = json.RawMessage(`{"image_id":"` + img.ID + `"}`)
+	r, err := s.CreateGraph(ctx, NewGraph{Name: "Graph.Test", Chassis: c.ID, Tasks: list})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := s.RemoveImage(ctx, img.ID); !errors.Is(err, ErrConflict) {
 		t.Fatalf("removed an image in use: %v", err)
 	}
-	if _, err := s.RequestCancel(ctx, r.Tasks[0].ID); err != nil {
+	if _, err := s.RequestCancel(ctx, r.Tasks[0].ID, false); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.RemoveImage(ctx, img.ID); err != nil {
@@ -530,14 +541,14 @@ func TestRunOfARemovedImage(t *testing.T) {
 	s := newStore(t)
 	c := connect(t, s, "52:54:00:00:00:01")
 	plan := steps(teeth.MethodCacheImages)
-	plan[0].Image = "5f2f0c5c-6a53-4dc5-9d8c-2f5f2b1a0c11"
-	if r, err := s.CreateRun(t.Context(), c.ID, "provision", plan); !errors.Is(err, ErrNotFound) {
+	plan[0].Command.Image = "5f2f0c5c-6a53-4dc5-9d8c-2f5f2b1a0c11"
+	if r, err := s.CreateGraph(t.Context(), NewGraph{Name: "Graph.Test", Chassis: c.ID, Tasks: plan}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("%+v, %v", r, err)
 	}
-	if err := s.AddImage(t.Context(), Image{ID: plan[0].Image, Name: "debian"}); err != nil {
+	if err := s.AddImage(t.Context(), Image{ID: plan[0].Command.Image, Name: "debian"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.CreateRun(t.Context(), c.ID, "provision", plan); err != nil {
+	if _, err := s.CreateGraph(t.Context(), NewGraph{Name: "Graph.Test", Chassis: c.ID, Tasks: plan}); err != nil {
 		t.Error(err)
 	}
 }
@@ -547,7 +558,7 @@ func TestPaging(t *testing.T) {
 	ctx := t.Context()
 	for i := range 5 {
 		c := connect(t, s, fmt.Sprintf("52:54:00:00:00:%02x", i))
-		newRun(t, s, c.ID, teeth.MethodQC)
+		newGraph(t, s, c.ID, teeth.MethodQC)
 	}
 	seen := map[string]bool{}
 	for after := ""; ; {
@@ -587,7 +598,7 @@ func TestPaging(t *testing.T) {
 func BenchmarkTaskStatus(b *testing.B) {
 	s := newStore(b)
 	c := connect(b, s, "52:54:00:00:00:01")
-	r := newRun(b, s, c.ID, teeth.MethodDiskErase)
+	r := newGraph(b, s, c.ID, teeth.MethodDiskErase)
 	b.SetParallelism(100)
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {

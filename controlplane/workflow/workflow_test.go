@@ -61,6 +61,7 @@ func (f *fake) Call(ctx context.Context, method string, params any) (json.RawMes
 	}
 	return json.RawMessage("{}"), nil
 }
+func (f *fake) ID() string         { return "1" }
 func (f *fake) Legacy() bool       { return f.legacy }
 func (f *fake) BootID() string     { return "boot1" }
 func (f *fake) Close(reason error) { f.mu.Lock(); f.closed = reason; f.mu.Unlock() }
@@ -96,10 +97,10 @@ func engine(t *testing.T, session *fake, answer time.Duration) (*Engine, *store.
 	return e, s
 }
 
-func ended(t *testing.T, s *store.Store, run string) store.Run {
+func ended(t *testing.T, s *store.Store, run string) store.Graph {
 	t.Helper()
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if r, err := s.Run(t.Context(), run); err != nil || r.State != store.Running && r.State != store.Pending {
+		if r, err := s.Graph(t.Context(), run); err != nil || r.State != store.Running && r.State != store.Pending {
 			return r
 		}
 	}
@@ -124,20 +125,20 @@ func TestDecommissionIsChecked(t *testing.T) {
 		"a step twice":    {Steps: []string{"qc", "qc"}},
 		"disks, no erase": {Steps: []string{"qc"}, Disks: []string{"VDA1"}},
 	} {
-		if r, err := e.Decommission(t.Context(), c, o); !errors.Is(err, ErrInvalid) {
+		if r, err := e.Decommission(t.Context(), c, o, ""); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %+v, %v", name, r, err)
 		}
 	}
-	if r, err := e.Decommission(t.Context(), c, Decommission{Steps: []string{"qc", "erase"}, Disks: []string{"VDA1"}}); err != nil ||
-		len(r.Tasks) != 2 || r.Tasks[0].Method != teeth.MethodQC || r.Tasks[1].Method != teeth.MethodDiskErase || r.Tasks[1].After != r.Tasks[0].ID {
+	if r, err := e.Decommission(t.Context(), c, Decommission{Steps: []string{"qc", "erase"}, Disks: []string{"VDA1"}}, ""); err != nil ||
+		len(r.Tasks) != 2 || r.Tasks[0].Method != teeth.MethodQC || r.Tasks[1].Method != teeth.MethodDiskErase || len(r.Tasks[1].Waits.All[r.Tasks[0].Label]) != 1 {
 		t.Errorf("chosen steps: %+v, %v", r, err)
 	}
 	c.Inventory = json.RawMessage(`{"disks":[]}`)
-	if _, err := e.Decommission(t.Context(), c, Decommission{}); !errors.Is(err, store.ErrConflict) {
+	if _, _, err := e.planErase(t.Context(), c, json.RawMessage(`{}`)); !errors.Is(err, store.ErrConflict) {
 		t.Errorf("without disks: %v", err)
 	}
 	c.Inventory = nil
-	if _, err := e.Decommission(t.Context(), c, Decommission{}); !errors.Is(err, store.ErrConflict) || !strings.Contains(err.Error(), "inspected") {
+	if _, _, err := e.planErase(t.Context(), c, json.RawMessage(`{}`)); !errors.Is(err, store.ErrConflict) || !strings.Contains(err.Error(), "inspected") {
 		t.Errorf("without an inventory: %v", err)
 	}
 }
@@ -203,11 +204,11 @@ func TestProvisionIsChecked(t *testing.T) {
 		"the root directory": {Files: map[string][]byte{"/": nil}},
 	} {
 		o.Image = "img"
-		if r, err := e.Provision(t.Context(), c, o); !errors.Is(err, ErrInvalid) {
+		if r, err := e.Provision(t.Context(), c, o, ""); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %+v, %v", name, r, err)
 		}
 	}
-	if _, err := e.Provision(t.Context(), c, Provision{Image: "other"}); !errors.Is(err, store.ErrNotFound) {
+	if _, err := e.Provision(t.Context(), c, Provision{Image: "other"}, ""); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("unknown image: %v", err)
 	}
 	if open, err := s.OpenTasks(t.Context(), c.ID); err != nil || len(open) != 0 {
@@ -219,7 +220,7 @@ func TestLegacyChassisIsNotSentWhatItDoesNotKnow(t *testing.T) {
 	session := &fake{legacy: true}
 	e, s := engine(t, session, time.Minute)
 	c := chassis(t, s, teeth.LegacyVersion, inventory)
-	r, err := e.Decommission(t.Context(), c, Decommission{})
+	r, err := e.Decommission(t.Context(), c, Decommission{}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,7 +237,7 @@ func TestNoAnswer(t *testing.T) {
 	session := &fake{answer: func(ctx context.Context, _ string, _ json.RawMessage) error { <-ctx.Done(); return ctx.Err() }}
 	e, s := engine(t, session, 200*time.Millisecond)
 	c := chassis(t, s, "1.0", inventory)
-	r, err := e.Decommission(t.Context(), c, Decommission{})
+	r, err := e.Decommission(t.Context(), c, Decommission{}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +252,7 @@ func TestNoAnswer(t *testing.T) {
 			t.Fatal("a session that does not answer is kept")
 		}
 	}
-	if r, err = s.Run(t.Context(), r.ID); err != nil || r.Tasks[0].State != store.Sent {
+	if r, err = s.Graph(t.Context(), r.ID); err != nil || r.Tasks[0].State != store.Running {
 		t.Errorf("%+v, %v", r, err)
 	}
 	if calls := session.called(); len(calls) != 1 {
@@ -265,7 +266,7 @@ func TestSilentAgent(t *testing.T) {
 	session := &fake{}
 	e, s := engine(t, session, time.Minute)
 	c := chassis(t, s, "1.0", inventory)
-	r, err := e.Decommission(t.Context(), c, Decommission{})
+	r, err := e.Decommission(t.Context(), c, Decommission{}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,11 +304,11 @@ func TestSilentAgent(t *testing.T) {
 func TestAbsentAgentIsNotSilent(t *testing.T) {
 	e, s := engine(t, nil, time.Minute)
 	c := chassis(t, s, "1.0", inventory)
-	r, err := e.Decommission(t.Context(), c, Decommission{})
+	r, err := e.Decommission(t.Context(), c, Decommission{}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.MarkSent(t.Context(), r.Tasks[0].ID, "boot1"); err != nil {
+	if _, err := s.MarkStarted(t.Context(), r.Tasks[0].ID, store.Start{Session: "1", BootID: "boot1"}); err != nil {
 		t.Fatal(err)
 	}
 	session, connected := &fake{}, true
@@ -346,11 +347,11 @@ func TestEachTaskIsSentOnce(t *testing.T) {
 	e, s = engine(t, session, time.Minute)
 	c := chassis(t, s, "1.0", inventory)
 	id = c.ID
-	r, err := e.Decommission(t.Context(), c, Decommission{})
+	r, err := e.Decommission(t.Context(), c, Decommission{}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r = ended(t, s, r.ID); r.State != store.Complete {
+	if r = ended(t, s, r.ID); r.State != store.Succeeded {
 		t.Errorf("%+v", r)
 	}
 	if calls := session.called(); len(calls) != 3 {

@@ -175,7 +175,7 @@ func (d *demo) boot(ctx context.Context) (client.Chassis, error) {
 }
 
 // follow shows a run of tasks to its end and records how long each took.
-func (d *demo) follow(ctx context.Context, run client.Run) error {
+func (d *demo) follow(ctx context.Context, run client.Graph) error {
 	ended, err := d.control.Follow(ctx, run.ID, func(tasks []client.Task) {
 		var lines []live.Task
 		for _, t := range tasks {

@@ -115,7 +115,7 @@ func (e *estateOfOne) waitTask(t *testing.T, run, method string, is func(client.
 	t.Helper()
 	ctx := within(t, 5*time.Minute)
 	for {
-		r, err := e.Run(ctx, run)
+		r, err := e.Graph(ctx, run)
 		if err != nil && !errors.Is(err, client.ErrUnreachable) {
 			t.Fatal(err)
 		}
@@ -256,7 +256,7 @@ func (e *estateOfOne) upload(t *testing.T, name string) client.Image {
 	return img
 }
 
-func (e *estateOfOne) provision(t *testing.T, image string) client.Run {
+func (e *estateOfOne) provision(t *testing.T, image string) client.Graph {
 	t.Helper()
 	run, err := e.Provision(t.Context(), "LAB-LIFE", client.Provision{
 		Image: image, Hostname: "e2e-host", SSHKeys: []string{sshKey}, UserData: userData,
@@ -301,7 +301,7 @@ func powerCut(t *testing.T, e *estateOfOne) {
 		t.Fatal(err)
 	}
 	for _, task := range end.Tasks {
-		if task.State != "complete" {
+		if task.State != "succeeded" {
 			t.Errorf("task %s is %s: %s", task.Method, task.State, task.Msg)
 		}
 	}
