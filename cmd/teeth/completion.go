@@ -39,6 +39,10 @@ var names = map[string]func(context.Context, *client.Client) ([]string, error){
 		all, err := c.ListTasks(ctx, "", 100)
 		return each(all, func(t client.Task) []string { return []string{t.ID + "\t" + t.State} }), err
 	},
+	"GRAPH": func(ctx context.Context, c *client.Client) ([]string, error) {
+		all, err := c.GraphLibrary(ctx)
+		return each(all, func(g client.GraphDefinition) []string { return []string{g.Name} }), err
+	},
 	"SPEC": func(ctx context.Context, c *client.Client) ([]string, error) {
 		all, err := c.ListSpecs(ctx)
 		return each(all, func(s client.Spec) []string { return []string{s.Name} }), err
@@ -77,7 +81,7 @@ func completeNames(cmd *cobra.Command) {
 			if len(typed) >= len(words) {
 				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			return complete(cmd, words[len(typed)], begun)
+			return complete(cmd, strings.Trim(words[len(typed)], "[]."), begun)
 		}
 	}
 	for flag, word := range completedFlags {

@@ -15,6 +15,7 @@ type meters struct {
 	commits *prometheus.CounterVec
 	seconds prometheus.Histogram
 	writes  prometheus.Histogram
+	tasks   *prometheus.HistogramVec
 
 	mu     sync.Mutex
 	counts []count // of what the database holds
@@ -37,6 +38,11 @@ func newMeters() *meters {
 			Help:    "Writes that shared a transaction.",
 			Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256},
 		}),
+		tasks: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "teeth_task_seconds",
+			Help:    "Time from the start of a task to its end, by job and the state it ended in, of tasks whose end this server has stored.",
+			Buckets: []float64{1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600},
+		}, []string{"job", "state"}),
 	}
 }
 
@@ -49,6 +55,19 @@ func (m *meters) observe(begun time.Time, writes int, err error) {
 	m.commits.WithLabelValues(outcome).Inc()
 	m.seconds.Observe(time.Since(begun).Seconds())
 	m.writes.Observe(float64(writes))
+}
+
+// ending is the end of a task that was started.
+type ending struct {
+	job, state string
+	took       time.Duration
+}
+
+// tasksEnded takes note of the ends of tasks, once they are stored.
+func (m *meters) tasksEnded(all []ending) {
+	for _, e := range all {
+		m.tasks.WithLabelValues(e.job, e.state).Observe(e.took.Seconds())
+	}
 }
 
 // count is how many things of a kind the database holds, by the value of a label.
@@ -83,6 +102,10 @@ var counted = []struct {
 		`SELECT COUNT(*) FROM chassis WHERE in_service IS NOT NULL`},
 	{prometheus.NewDesc("teeth_tasks", "Tasks of the estate, by state.", []string{"state"}, nil), true,
 		`SELECT state, COUNT(*) FROM tasks GROUP BY state`},
+	{prometheus.NewDesc("teeth_graphs", "Graphs of the estate, by state.", []string{"state"}, nil), true,
+		`SELECT state, COUNT(*) FROM graphs GROUP BY state`},
+	{prometheus.NewDesc("teeth_graphs_paused", "Graphs of the estate that are paused.", nil, nil), false,
+		`SELECT COUNT(*) FROM graphs WHERE paused <> 0 AND finished IS NULL`},
 	{prometheus.NewDesc("teeth_images", "OS images.", nil, nil), false, `SELECT COUNT(*) FROM images`},
 	{prometheus.NewDesc("teeth_images_bytes", "Bytes of OS images.", nil, nil), false, `SELECT CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM images`},
 	{prometheus.NewDesc("teeth_notices_waiting", "Notices that are yet to be told on the bus.", nil, nil), false, `SELECT COUNT(*) FROM notices`},
@@ -107,6 +130,7 @@ func (s *Store) Describe(ch chan<- *prometheus.Desc) {
 	s.meters.commits.Describe(ch)
 	s.meters.seconds.Describe(ch)
 	s.meters.writes.Describe(ch)
+	s.meters.tasks.Describe(ch)
 }
 
 // Collect makes a Store a prometheus.Collector.
@@ -114,6 +138,7 @@ func (s *Store) Collect(ch chan<- prometheus.Metric) {
 	s.meters.commits.Collect(ch)
 	s.meters.seconds.Collect(ch)
 	s.meters.writes.Collect(ch)
+	s.meters.tasks.Collect(ch)
 	rev, _ := s.Revision()
 	ch <- prometheus.MustNewConstMetric(queueDesc, prometheus.GaugeValue, float64(len(s.ops)))
 	ch <- prometheus.MustNewConstMetric(revisionDesc, prometheus.GaugeValue, float64(rev))

@@ -364,6 +364,9 @@ func (t *tx) finish(task Task, state, msg string, result json.RawMessage) error 
 	if err := t.notice(NoticeTaskEnded, task.Chassis, task.ID, data); err != nil {
 		return err
 	}
+	if task.Started != nil {
+		t.ended = append(t.ended, ending{task.Job, state, time.Duration(t.now-task.Started.UnixMilli()) * time.Millisecond})
+	}
 	if again {
 		return t.retry(task)
 	}

@@ -37,6 +37,7 @@ type tx struct {
 	now    int64 // Unix milliseconds, by the database's clock
 	saved  bool  // a savepoint of a write before is still there
 	failed error // of a statement of the current write
+	ended  []ending
 }
 
 func (t *tx) nextRev() int64 { t.rev++; return t.rev }
@@ -240,6 +241,7 @@ func (s *Store) conclude(t *tx, batch []op, before int64) (left []op, again bool
 		}
 	}
 	s.advance(t.rev)
+	s.meters.tasksEnded(t.ended)
 	return batch, false, nil
 }
 
@@ -257,6 +259,7 @@ func (t *tx) isolated(do func(*tx) error) (err error) {
 		return errors.Join(errUndone, err)
 	}
 	t.saved, t.failed = true, nil
+	ended := len(t.ended)
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("store: panic in a write: %v", p)
@@ -268,6 +271,7 @@ func (t *tx) isolated(do func(*tx) error) (err error) {
 		if err == nil {
 			return
 		}
+		t.ended = t.ended[:ended]
 		if _, e := t.Exec(`ROLLBACK TO SAVEPOINT op`); e != nil {
 			err = errors.Join(err, errUndone, e)
 		}
