@@ -223,9 +223,14 @@ func (s *Store) Forget(ctx context.Context, chassis, by string, force bool) erro
 		if err := t.abandon(chassis); err != nil {
 			return err
 		}
-		for _, table := range []string{"phone_home", "events", "boot_tokens", "tasks", "graphs"} {
-			if _, err := t.Exec(`DELETE FROM `+table+` WHERE chassis = ?`, chassis); err != nil {
-				return fmt.Errorf("forget chassis %s: %s: %w", chassis, table, err)
+		for _, what := range []string{
+			`phone_home WHERE chassis = ?`, `events WHERE chassis = ?`, `boot_tokens WHERE chassis = ?`,
+			`alerts WHERE chassis = ?`,
+			`phone_home WHERE task IN (SELECT id FROM tasks WHERE graph IN (SELECT id FROM graphs WHERE chassis = ?))`,
+			`tasks WHERE graph IN (SELECT id FROM graphs WHERE chassis = ?)`, `tasks WHERE chassis = ?`, `graphs WHERE chassis = ?`,
+		} {
+			if _, err := t.Exec(`DELETE FROM `+what, chassis); err != nil {
+				return fmt.Errorf("forget chassis %s: %s: %w", chassis, what, err)
 			}
 		}
 		if _, err := t.Exec(`DELETE FROM chassis WHERE id = ?`, chassis); err != nil {
