@@ -15,7 +15,7 @@ const databaseEnv = "TEETH_TEST_STORE_POSTGRES"
 // newDSN is where a test keeps its store.
 func newDSN(t testing.TB) string {
 	t.Helper()
-	if os.Getenv(databaseEnv) == "" {
+	if !inPostgresRun() {
 		return filepath.Join(t.TempDir(), "a ?#%&.db")
 	}
 	return postgresServer(t).Database(t)
@@ -30,9 +30,12 @@ func postgresServer(t testing.TB) *postgrestest.Server {
 	return postgrestest.Start(t, "fsync = off")
 }
 
+// inPostgresRun reports whether this is the run of testPackage.
+func inPostgresRun() bool { return os.Getenv(databaseEnv) != "" }
+
 func sqliteOnly(t testing.TB, why string) {
 	t.Helper()
-	if os.Getenv(databaseEnv) != "" {
+	if inPostgresRun() {
 		t.Skip("SQLite only: " + why)
 	}
 }
@@ -49,12 +52,8 @@ func open(t testing.TB, dsn string) *Store {
 
 func newStore(t testing.TB) *Store { return open(t, newDSN(t)) }
 
-// All tests of this package hold for PostgreSQL too.
-func TestOnPostgreSQL(t *testing.T) {
-	if os.Getenv(databaseEnv) != "" {
-		t.Skip("this is that run")
-	}
-	server := postgrestest.Start(t, "fsync = off")
+// testPackage runs the tests of this package with their stores in PostgreSQL.
+func testPackage(t *testing.T, server *postgrestest.Server) {
 	args := []string{"-test.run=^Test", "-test.timeout=5m"}
 	if testing.Verbose() {
 		args = append(args, "-test.v")
