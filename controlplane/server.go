@@ -165,9 +165,10 @@ type server struct {
 	bootPort, agentsPort, metricsAddress string
 	boot                                 http.Handler // what the boot listeners serve
 
-	enrol   string
-	secrets string       // the estate's key: of capabilities, and of what sealer seals
-	sealer  *seal.Sealer // for what the store must be able to read again
+	enrol    string
+	secrets  string       // the estate's key: of capabilities, and of what sealer seals
+	sealer   *seal.Sealer // for what the store must be able to read again
+	hardware hardware
 }
 
 // open reads or makes what is kept in the data directory, and wires the parts.
@@ -196,6 +197,7 @@ func (s *server) open(ctx context.Context) (err error) {
 	})
 	s.gateway = gateway.New(gateway.Config{Store: s.store, Handler: s.engine, Token: s.enrol, Authority: s.authority,
 		AutoApprove: s.Enrolment.AutoApprove, Version: s.Version, Log: s.Log})
+	s.openHardware()
 	return nil
 }
 

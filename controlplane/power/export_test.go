@@ -1,0 +1,5 @@
+package power
+
+import "time"
+
+func init() { retryDelay = time.Millisecond }

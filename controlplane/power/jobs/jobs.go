@@ -1,0 +1,132 @@
+// Package jobs lets task graphs use the BMCs of chassis: Job.Power,
+// Job.BootDevice and Job.Boot.Ramdisk.
+package jobs
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/teeth-metal/teeth/controlplane/power"
+	"github.com/teeth-metal/teeth/controlplane/store"
+	"github.com/teeth-metal/teeth/controlplane/workflow"
+)
+
+// Names of the jobs.
+const (
+	Power       = "Job.Power"
+	BootDevice  = "Job.BootDevice"
+	BootRamdisk = "Job.Boot.Ramdisk"
+)
+
+// All returns the jobs, for Engine.Register.
+func All(s *power.Service, db *store.Store) []workflow.Job {
+	return []workflow.Job{
+		{Name: Power, Run: func(ctx context.Context, w *workflow.Work) (any, error) { return setPower(ctx, s, w) }},
+		{Name: BootDevice, Run: func(ctx context.Context, w *workflow.Work) (any, error) { return setBoot(ctx, s, w) }},
+		{Name: BootRamdisk, Run: func(ctx context.Context, w *workflow.Work) (any, error) { return bootRamdisk(ctx, s, db, w) }},
+	}
+}
+
+// decode reads a job's options strictly.
+func decode(job string, options json.RawMessage, v any) error {
+	if len(options) == 0 {
+		return nil
+	}
+	d := json.NewDecoder(bytes.NewReader(options))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("options of %s: %w", job, err)
+	}
+	return nil
+}
+
+func progress(w *workflow.Work, step string) {
+	if w.Progress != nil {
+		w.Progress(0, 0, step)
+	}
+}
+
+// setPower carries out {"action": "on|off|shutdown|cycle|reset|status"} and waits
+// until the chassis has the power that it leads to. "soft" is RackHD's name for
+// shutdown.
+func setPower(ctx context.Context, s *power.Service, w *workflow.Work) (any, error) {
+	var in struct {
+		Action string `json:"action"`
+	}
+	if err := decode(Power, w.Options, &in); err != nil {
+		return nil, err
+	}
+	if in.Action == "soft" {
+		in.Action = string(power.Shutdown)
+	}
+	if in.Action != "status" {
+		a, err := power.ParseAction(in.Action)
+		if err != nil {
+			return nil, err
+		}
+		progress(w, "power "+in.Action)
+		if err := s.SetAndWait(ctx, w.Chassis.ID, a); err != nil {
+			return nil, err
+		}
+	}
+	state, err := s.State(ctx, w.Chassis.ID)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{"state": state}, nil
+}
+
+// setBoot carries out a power.Boot.
+func setBoot(ctx context.Context, s *power.Service, w *workflow.Work) (any, error) {
+	var in power.Boot
+	if err := decode(BootDevice, w.Options, &in); err != nil {
+		return nil, err
+	}
+	return in, s.SetBoot(ctx, w.Chassis.ID, in)
+}
+
+// look is how often the store is asked whether the chassis has come.
+const look = 2 * time.Second
+
+// bootRamdisk makes a chassis boot the ramdisk: over the network at its next boot
+// only, which is now. One whose agent is connected is left alone, unless
+// {"force": true}. {"uefi": true} asks for a UEFI boot.
+func bootRamdisk(ctx context.Context, s *power.Service, db *store.Store, w *workflow.Work) (any, error) {
+	var in struct {
+		Force bool `json:"force"`
+		UEFI  bool `json:"uefi"`
+	}
+	if err := decode(BootRamdisk, w.Options, &in); err != nil {
+		return nil, err
+	}
+	before, err := db.Chassis(ctx, w.Chassis.ID)
+	if err != nil {
+		return nil, err
+	}
+	if before.Connected && !in.Force {
+		return map[string]any{"boot_id": before.BootID, "already": true}, nil
+	}
+	progress(w, "set the next boot to the network")
+	if err := s.SetBoot(ctx, w.Chassis.ID, power.Boot{Device: power.PXE, UEFI: in.UEFI}); err != nil {
+		return nil, err
+	}
+	progress(w, "turn off and on")
+	if err := s.Set(ctx, w.Chassis.ID, power.Cycle); err != nil {
+		return nil, err
+	}
+	progress(w, "wait for the agent")
+	for {
+		now, err := db.Chassis(ctx, w.Chassis.ID)
+		if err == nil && now.Connected && now.BootID != before.BootID {
+			return map[string]any{"boot_id": now.BootID}, nil
+		}
+		select {
+		case <-time.After(look):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("chassis %s was made to boot from the network and its agent has not come: %w", w.Chassis.ID, context.Cause(ctx))
+		}
+	}
+}
