@@ -40,6 +40,10 @@ var names = map[string]func(context.Context, *client.Client) ([]string, error){
 		return each(all, func(t client.Task) []string { return []string{t.ID + "\t" + t.State} }), err
 	},
 	"GRAPH": func(ctx context.Context, c *client.Client) ([]string, error) {
+		all, err := c.ListGraphs(ctx, "", false, 100)
+		return each(all, func(g client.Graph) []string { return []string{g.ID + "\t" + g.Name + ", " + g.State} }), err
+	},
+	"graph NAME": func(ctx context.Context, c *client.Client) ([]string, error) {
 		all, err := c.GraphLibrary(ctx)
 		return each(all, func(g client.GraphDefinition) []string { return []string{g.Name} }), err
 	},
@@ -78,10 +82,18 @@ func completeNames(cmd *cobra.Command) {
 	}
 	if words := strings.Fields(cmd.Use)[1:]; len(words) > 0 && cmd.ValidArgsFunction == nil {
 		cmd.ValidArgsFunction = func(cmd *cobra.Command, typed []string, begun string) ([]string, cobra.ShellCompDirective) {
-			if len(typed) >= len(words) {
+			i := len(typed)
+			if last := len(words) - 1; strings.HasSuffix(words[last], "...") {
+				i = min(i, last)
+			}
+			if i >= len(words) {
 				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			return complete(cmd, strings.Trim(words[len(typed)], "[]."), begun)
+			word, _, _ := strings.Cut(strings.Trim(words[i], "[]."), "|")
+			if names[cmd.Parent().Name()+" "+word] != nil {
+				word = cmd.Parent().Name() + " " + word
+			}
+			return complete(cmd, word, begun)
 		}
 	}
 	for flag, word := range completedFlags {

@@ -30,6 +30,9 @@ func TestCompletion(t *testing.T) {
 		{[]string{"token", "create", "x", "--user", ""}, "ann", "SN-1"},
 		{[]string{"task", "list", "--chassis", "SN"}, "SN-1", "ann"},
 		{[]string{"chassis", "show", "--client", "/nonexistent", ""}, ":4", "SN-1"},
+		{[]string{"graph", "run", "Graph.D"}, "Graph.Decommission", "Graph.Provision"},
+		{[]string{"graph", "run", "Graph.Discover", "SN"}, "SN-1", "Graph"},
+		{[]string{"chassis", "approve", "SN-1", "SN"}, "SN-1", "Graph"},
 		{[]string{"us"}, "user", "chassis"},
 	} {
 		out := run(append([]string{"__complete"}, c.typed...)...)
