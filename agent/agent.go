@@ -129,6 +129,7 @@ func (a *Agent) Handle(ctx context.Context, method string, params json.RawMessag
 		teeth.MethodCacheImages:    a.cacheImages,
 		teeth.MethodPrepareImage:   a.prepareImage,
 		teeth.MethodRunImage:       a.runImage,
+		teeth.MethodReboot:         a.reboot,
 	}
 	if p, ok := work[method]; ok {
 		id, disruptive, run, err := p(params)

@@ -28,7 +28,33 @@ const (
 	bootAuto   = "auto"
 	bootKexec  = "kexec"
 	bootReboot = "reboot"
+	// powerOff is no way in, but the other way to leave.
+	powerOff = teeth.ModePowerOff
 )
+
+// reboot leaves for whatever the firmware boots, or turns the chassis off.
+func (a *Agent) reboot(params json.RawMessage) (string, bool, task.Func, error) {
+	var p teeth.RebootParams
+	if err := teeth.DecodeParams(teeth.MethodReboot, params, &p, "task_id"); err != nil {
+		return "", false, nil, err
+	}
+	how := bootReboot
+	switch p.Mode {
+	case "", teeth.ModeReboot:
+	case teeth.ModePowerOff:
+		how = powerOff
+	default:
+		return "", false, nil, fmt.Errorf("mode is %q; write %s or %s", p.Mode, teeth.ModeReboot, teeth.ModePowerOff)
+	}
+	return p.TaskID, true, func(ctx context.Context, t *task.Task) (any, error) {
+		if err := ctx.Err(); err != nil { // the last chance to cancel
+			return nil, err
+		}
+		a.tasks.Refuse("the chassis is leaving: " + how)
+		a.leave(t.ID(), how)
+		return map[string]string{"mode": how}, nil
+	}, nil
+}
 
 // left is the result of run_image: how the chassis goes on.
 type left struct {
@@ -136,6 +162,7 @@ type exit struct {
 	exec    func() error // returns only when it failed
 	unload  func() error // takes back what exec would start
 	reboot  func(reason string)
+	off     func(reason string)
 }
 
 func realExit(m *boot.Machine) exit {
@@ -144,6 +171,7 @@ func realExit(m *boot.Machine) exit {
 		exec:    func() error { return kexec.Exec(context.Background()) },
 		unload:  kexec.Unload,
 		reboot:  m.Reboot,
+		off:     m.PowerOff,
 	}
 }
 
@@ -159,18 +187,22 @@ func (a *Agent) depart(ctx context.Context, taskID, how string, out exit) {
 	// A result that could not be sent has made the task a failed one, and who is
 	// told of a failure expects the chassis to be here.
 	if state, serr := a.tasks.State(taskID); serr != nil || state != teeth.Complete {
-		a.log.Error("not leaving: run_image has failed after all", "task", taskID, "state", state, "err", errors.Join(serr, out.unload()))
+		a.log.Error("not leaving: the task has failed after all", "task", taskID, "state", state, "err", errors.Join(serr, out.unload()))
 		a.tasks.Refuse("")
 		return
 	}
 	if err != nil {
 		a.log.Error("leaving although the control plane does not know it", "err", err)
 	}
-	a.log.Info("leaving for the installed system", "by", how)
+	a.log.Info("leaving this ramdisk", "by", how)
 	flushing, cancel := context.WithTimeout(ctx, flushLimit)
 	defer cancel()
 	if err := a.session.Flush(flushing); err != nil {
 		a.machine.Log.Warn("the control plane was not told everything", "err", err)
+	}
+	if how == powerOff {
+		out.off("as the control plane wants it")
+		return
 	}
 	if how == bootKexec && ctx.Err() == nil {
 		err := out.handOff()
@@ -179,5 +211,5 @@ func (a *Agent) depart(ctx context.Context, taskID, how string, out exit) {
 		}
 		a.machine.Log.Error("kexec failed, rebooting", "err", err)
 	}
-	out.reboot("into the installed system")
+	out.reboot("into what the firmware boots")
 }

@@ -28,6 +28,7 @@ func TestDocumentation(t *testing.T) {
 		MethodCacheImages:    func() any { return new(CacheImagesParams) },
 		MethodPrepareImage:   func() any { return new(PrepareImageParams) },
 		MethodRunImage:       func() any { return new(RunImageParams) },
+		MethodReboot:         func() any { return new(RebootParams) },
 	}
 	seen := make(map[string]bool)
 	for line := range bytes.Lines(doc) {
