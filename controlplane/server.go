@@ -32,6 +32,7 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/netboot"
 	"github.com/teeth-metal/teeth/controlplane/pki"
 	"github.com/teeth-metal/teeth/controlplane/seal"
+	"github.com/teeth-metal/teeth/controlplane/settings"
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/controlplane/systemd"
 	"github.com/teeth-metal/teeth/controlplane/workflow"
@@ -105,6 +106,7 @@ func Serve(ctx context.Context, c Config) (err error) {
 	if err := c.check(); err != nil {
 		return err
 	}
+	c.Log = c.Messages.log(c.Log)
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}
@@ -161,6 +163,7 @@ type server struct {
 	gateway   *gateway.Gateway
 	health    *health.Checks // what /readyz answers; parts add theirs
 	metrics   *metrics.Metrics
+	settings  *settings.Live // what operators change while it runs
 
 	bootPort, agentsPort, metricsAddress string
 	boot                                 http.Handler // what the boot listeners serve
@@ -176,6 +179,9 @@ func (s *server) open(ctx context.Context) (err error) {
 	s.health = &health.Checks{Log: s.Log}
 	s.health.Add("database", s.store.Ping)
 	s.metrics = metrics.New(s.Version)
+	if err := s.openSettings(ctx); err != nil {
+		return err
+	}
 	if err := s.openSecrets(ctx); err != nil {
 		return err
 	}
@@ -253,7 +259,7 @@ func (s *server) run(outer context.Context) error {
 	_, s.agentsPort, _ = net.SplitHostPort(info.Agents)
 	boot, err := netboot.Handler(netboot.Config{
 		Store: s.store, Image: s.images.File, BootDir: s.BootDir, IPXEDirs: s.Network.IPXEDirs, Log: s.Log,
-		AgentsPort: s.agentsPort, CAPin: info.CASHA256, Token: s.enrol, KernelArgs: s.KernelArgs,
+		AgentsPort: s.agentsPort, CAPin: info.CASHA256, Token: s.enrol, KernelArgs: s.KernelArgs, MoreArgs: func() string { return s.settings.Values().KernelArgs },
 		BootToken: s.store.IssueBootToken, Observe: s.metrics.Requests("boot"),
 	})
 	if err != nil {

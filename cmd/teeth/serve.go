@@ -42,7 +42,8 @@ http://HOST:8082/boot/ipxe.`,
 				c.Database = os.Getenv("TEETH_DB")
 			}
 			c.Version = version
-			c.Log = slog.New(slog.NewJSONHandler(os.Stderr, nil))
+			messagesDefaults(&c.Messages)
+			c.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: controlplane.LowestLevel}))
 			c.Ready = func(i controlplane.Info) {
 				fmt.Fprintf(cmd.OutOrStdout(), "agents %s\nboot   http://%s/boot/ipxe\napi    https://%s\npin    teeth.ca_sha256=%s\nclient %s\n",
 					i.Agents, i.Boot, i.API, i.CASHA256, i.ClientFile)

@@ -55,6 +55,8 @@ type Config struct {
 	CAPin      string
 	Token      string // enrolment token of the estate, for chassis without one of their own
 	KernelArgs string // further parameters, as they are
+	// MoreArgs returns further ones that change while the server runs; may be nil.
+	MoreArgs func() string
 	// BootToken makes a one-time token for a machine; nil: Token is given instead.
 	BootToken func(ctx context.Context, uuid, mac string) (string, error)
 	// Observe is told of every response: its route, status, time and bytes of body;

@@ -137,6 +137,11 @@ func (s *server) ramdisk(base, host, mac, token string) string {
 	if s.KernelArgs != "" {
 		args = append(args, s.KernelArgs)
 	}
+	if s.MoreArgs != nil {
+		if more := s.MoreArgs(); more != "" && safeArgs.MatchString(more) {
+			args = append(args, more)
+		}
+	}
 	return "#!ipxe\n" +
 		"kernel " + base + "/boot/vmlinuz-amd64 " + strings.Join(args, " ") + "\n" +
 		"initrd " + base + "/boot/teeth-amd64.cpio.zst\n" +

@@ -102,8 +102,8 @@ func (v Values) check() error {
 	if v.HeartbeatSeconds < 1 || v.HeartbeatSeconds > 3600 {
 		return fmt.Errorf("%w: events.heartbeat_seconds: %d: want 1 to 3600", ErrInvalid, v.HeartbeatSeconds)
 	}
-	if len(v.KernelArgs) > 1024 || strings.ContainsFunc(v.KernelArgs, func(r rune) bool { return r < ' ' || r > '~' || strings.ContainsRune("$`\\;&|<>", r) }) {
-		return fmt.Errorf("%w: boot.kernel_args: want at most 1024 printable ASCII characters without $ ` \\ ; & | < >", ErrInvalid)
+	if len(v.KernelArgs) > 1024 || strings.ContainsFunc(v.KernelArgs, func(r rune) bool { return r < ' ' || r > '~' || strings.ContainsRune("$`\"'\\{};&|<>", r) }) {
+		return fmt.Errorf("%w: boot.kernel_args: want at most 1024 printable ASCII characters without $ ` \" ' \\ { } ; & | < >", ErrInvalid)
 	}
 	return nil
 }
