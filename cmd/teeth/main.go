@@ -47,7 +47,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 control plane not re
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
-		serveCommand(), chassisCommand(), graphCommand(), taskCommand(), imageCommand(),
+		serveCommand(), chassisCommand(), graphCommand(), taskCommand(), imageCommand(), subnetCommand(), leaseCommand(),
 		initramfsCommand(), labCommand(), enrolmentCommand(),
 		userCommand(), tokenCommand(), auditCommand(), specCommand(),
 		backupCommand(), restoreCommand(),

@@ -78,7 +78,7 @@ type route struct {
 // routes are all operations. A subject with more than a few has a file of its own,
 // and a list that is joined here.
 var routes = slices.Concat(
-	coreRoutes, graphRoutes, operatorRoutes, enrolmentRoutes,
+	coreRoutes, graphRoutes, operatorRoutes, enrolmentRoutes, addressRoutes,
 )
 
 var coreRoutes = []route{

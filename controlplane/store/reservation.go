@@ -33,16 +33,16 @@ func (s *Store) Reserve(ctx context.Context, r Reservation) (Reservation, error)
 	if r.MAC != "" {
 		mac, err := net.ParseMAC(r.MAC)
 		if err != nil {
-			return Reservation{}, fmt.Errorf("MAC address %.40q: want six pairs of hexadecimal digits", r.MAC)
+			return Reservation{}, fmt.Errorf("MAC address %.40q: want six pairs of hexadecimal digits: %w", r.MAC, ErrInvalid)
 		}
 		r.MAC = mac.String()
 	}
 	r.Client = strings.ToLower(strings.ReplaceAll(r.Client, ":", ""))
 	if _, err := hex.DecodeString(r.Client); err != nil || len(r.Client) > 260 {
-		return Reservation{}, fmt.Errorf("client identifier %.40q: want hexadecimal digits", r.Client)
+		return Reservation{}, fmt.Errorf("client identifier %.40q: want hexadecimal digits: %w", r.Client, ErrInvalid)
 	}
 	if r.Hostname != "" && (len(r.Hostname) > 253 || !domainPattern.MatchString(r.Hostname)) {
-		return Reservation{}, fmt.Errorf("host name %.40q: want letters, digits, hyphens and dots", r.Hostname)
+		return Reservation{}, fmt.Errorf("host name %.40q: want letters, digits, hyphens and dots: %w", r.Hostname, ErrInvalid)
 	}
 	sub, err := s.subnetOf(ctx, r.IP)
 	if err != nil {

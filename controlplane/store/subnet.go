@@ -136,7 +136,7 @@ func (s Subnet) validateRanges() error {
 func (s *Store) AddSubnet(ctx context.Context, sub Subnet) (Subnet, error) {
 	sub.ID = uuid.NewString()
 	if err := sub.Validate(); err != nil {
-		return Subnet{}, err
+		return Subnet{}, fmt.Errorf("%w: %w", err, ErrInvalid)
 	}
 	err := s.update(ctx, func(t *tx) error {
 		sub.Created = time.UnixMilli(t.now).UTC()
@@ -175,7 +175,7 @@ func (s *Store) AddSubnet(ctx context.Context, sub Subnet) (Subnet, error) {
 // SetSubnet replaces what is stored of the subnet with this ID. Its network stays.
 func (s *Store) SetSubnet(ctx context.Context, sub Subnet) (Subnet, error) {
 	if err := sub.Validate(); err != nil {
-		return Subnet{}, err
+		return Subnet{}, fmt.Errorf("%w: %w", err, ErrInvalid)
 	}
 	err := s.update(ctx, func(t *tx) error {
 		b, err := json.Marshal(sub)
