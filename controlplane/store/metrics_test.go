@@ -30,7 +30,7 @@ func TestMetrics(t *testing.T) {
 			got[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
 	}
-	for name, want := range map[string]float64{"teeth_chassis_connected": 1, "teeth_chassis/waiting": 1, "teeth_users": 1, "teeth_images_bytes": 0, "teeth_store_counted": 1} {
+	for name, want := range map[string]float64{"teeth_chassis_connected": 1, "teeth_chassis/approved": 1, "teeth_users": 1, "teeth_images_bytes": 0, "teeth_store_counted": 1} {
 		if v, ok := got[name]; !ok || v != want {
 			t.Errorf("%s: %v, want %v", name, v, want)
 		}
