@@ -123,11 +123,11 @@ func TestFirmwareAndNetwork(t *testing.T) {
 		spec        Spec
 		want, never []string
 	}{
-		{"disk only", Spec{}, []string{"user,id=net0 ", "romfile= ", "serial=NVME00000001,bootindex=0 "}, []string{"pflash", "tap"}},
-		{"user network", Spec{BootURL: "http://a/"}, []string{"bootfile=http://a/ ", "mac=52:54:00:00:00:01,bootindex=0 ", ",bootindex=100 "}, []string{"romfile="}},
-		{"UEFI's own PXE", Spec{Firmware: UEFI, NetBoot: FirmwarePXE, Network: "n"}, []string{"pflash,unit=1,format=raw,file=uefi-variables.fd", "ifname=tap525400000001 ", "romfile=,bootindex=0 "}, []string{"IPv4PXESupport", "user,id"}},
+		{"disk only", Spec{}, []string{"user,id=net0 ", "romfile= ", "serial=NVME00000001,bootindex=1 "}, []string{"pflash", "tap"}},
+		{"user network", Spec{BootURL: "http://a/"}, []string{"bootfile=http://a/ ", "mac=52:54:00:00:00:01,bootindex=1 ", ",bootindex=101 "}, []string{"romfile="}},
+		{"UEFI's own PXE", Spec{Firmware: UEFI, NetBoot: FirmwarePXE, Network: "n"}, []string{"pflash,unit=1,format=raw,file=uefi-variables.fd", "ifname=tap525400000001 ", "romfile=,bootindex=1 "}, []string{"IPv4PXESupport", "user,id"}},
 		{"UEFI HTTP", Spec{Firmware: UEFI, NetBoot: FirmwareHTTP, Network: "n"}, []string{"IPv4PXESupport,string=no"}, nil},
-		{"CD first", Spec{CD: "/x.iso", BootOrder: []BootSource{FromCD, FromDisk}}, []string{"ide-cd,drive=cd,bootindex=0 ", ",bootindex=101 ", "romfile= "}, nil},
+		{"CD first", Spec{CD: "/x.iso", BootOrder: []BootSource{FromCD, FromDisk}}, []string{"ide-cd,drive=cd,bootindex=1 ", ",bootindex=102 ", "romfile= "}, nil},
 	} {
 		test.spec.Dir, test.spec.Disks, test.spec.MAC = "x", slices.Clone(disks), "52:54:00:00:00:01"
 		s, err := test.spec.withDefaults()

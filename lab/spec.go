@@ -205,7 +205,7 @@ func (s *Spec) bootDefaults() error {
 func (s Spec) bootIndex(b BootSource, n int) int {
 	const kind = 100 // more than there are devices of one
 	if i := slices.Index(s.BootOrder, b); i >= 0 {
-		return i*kind + n
+		return 1 + i*kind + n // QEMU takes 0 for the kernel that it is given
 	}
 	return -1
 }
