@@ -15,11 +15,15 @@ import (
 )
 
 // serveEnv makes this test's program a control plane, so that it can be killed.
-const serveEnv = "TEETH_TEST_SERVE"
+const (
+	serveEnv    = "TEETH_TEST_SERVE"          // its data folder
+	databaseEnv = "TEETH_TEST_SERVE_DATABASE" // if not in there
+)
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(serveEnv); dir != "" {
 		c := testConfig(dir)
+		c.Database = os.Getenv(databaseEnv)
 		c.Ready = func(i Info) { json.NewEncoder(os.Stdout).Encode(i) }
 		if err := Serve(context.Background(), c); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -33,8 +37,14 @@ func TestMain(m *testing.M) {
 // spawn runs a server in a process of its own.
 func spawn(t *testing.T, dir string) (*running, *exec.Cmd) {
 	t.Helper()
+	return spawnOn(t, dir, "")
+}
+
+// spawnOn is spawn with a database.
+func spawnOn(t *testing.T, dir, database string) (*running, *exec.Cmd) {
+	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^$")
-	cmd.Env = append(os.Environ(), serveEnv+"="+dir)
+	cmd.Env = append(os.Environ(), serveEnv+"="+dir, databaseEnv+"="+database)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
