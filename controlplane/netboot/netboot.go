@@ -189,6 +189,10 @@ func (s *server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		http.NotFound(w, r)
 	case errors.Is(err, store.ErrConflict):
 		http.Error(w, "not now", http.StatusConflict)
+	case errors.Is(err, store.ErrUnavailable): // a database that is away, an image on its way from another server
+		s.Log.Warn("boot server", "path", pathForLog(r.URL), "error", err)
+		w.Header().Set("Retry-After", "10")
+		http.Error(w, "not now", http.StatusServiceUnavailable)
 	default:
 		if r.Context().Err() == nil {
 			s.Log.Error("boot server", "path", pathForLog(r.URL), "error", err)

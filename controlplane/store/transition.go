@@ -301,18 +301,19 @@ func (t *tx) markCancel(task Task, why int) error {
 }
 
 // Reclaim makes the local tasks of servers that have died ready again, and
-// returns the chassis that are to be looked at.
+// returns the chassis that are to be looked at. A server that has ended, or that
+// others have taken for dead (see KeepAlive), has no instance any more. How long
+// it is silent is not asked here: after an outage of the database all are.
 func (s *Store) Reclaim(ctx context.Context) (chassis []string, err error) {
 	const lost = `state = 'running' AND kind = 'local' AND instance <> ?
-		AND NOT EXISTS (SELECT 1 FROM servers s WHERE s.instance = tasks.instance AND s.seen >= ?)`
-	oldest := func() int64 { return time.Now().Add(-DeadAfter).UnixMilli() }
+		AND NOT EXISTS (SELECT 1 FROM servers s WHERE s.instance = tasks.instance)`
 	var count int
-	if err := s.r.QueryRowContext(ctx, `SELECT COUNT(*) FROM tasks WHERE `+lost, s.instance, oldest()).Scan(&count); err != nil || count == 0 {
+	if err := s.r.QueryRowContext(ctx, `SELECT COUNT(*) FROM tasks WHERE `+lost, s.instance).Scan(&count); err != nil || count == 0 {
 		return nil, err
 	}
 	err = s.update(ctx, func(t *tx) error {
 		chassis = nil
-		tasks, err := t.tasksWhere(lost, s.instance, oldest())
+		tasks, err := t.tasksWhere(lost, s.instance)
 		if err != nil {
 			return err
 		}
