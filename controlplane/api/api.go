@@ -64,7 +64,7 @@ type Observe func(route string, code int, took time.Duration, sent int64)
 type server struct {
 	Config
 	gate      *gate
-	watchers  chan struct{} // one for each open event stream
+	watchers  watchers
 	backingUp chan struct{}
 	done      context.Context
 }
@@ -96,7 +96,7 @@ var coreRoutes = []route{
 
 // Handler returns the interface. Event streams end when ctx does.
 func Handler(ctx context.Context, c Config) http.Handler {
-	s := &server{Config: c, gate: newGate(c.Store, c.Token, c.Limits), watchers: make(chan struct{}, 256), backingUp: make(chan struct{}, 1), done: ctx}
+	s := &server{Config: c, gate: newGate(c.Store, c.Token, c.Limits), backingUp: make(chan struct{}, 1), done: ctx}
 	go s.gate.keep(ctx, func(err error) { s.Log.Error("cannot record the use of tokens", "error", err) })
 	mux := http.NewServeMux()
 	for _, r := range routes {

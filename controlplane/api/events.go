@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/teeth-metal/teeth/controlplane/store"
@@ -52,16 +53,54 @@ func (s *server) events(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	select {
-	case s.watchers <- struct{}{}:
-		defer func() { <-s.watchers }()
-	default:
-		return &refusal{http.StatusServiceUnavailable, "too many event streams are open"}
+	end, err := s.watchers.begin(callerOf(r).user)
+	if err != nil {
+		return err
 	}
+	defer end()
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
 	return s.stream(w, r, f, since, first)
+}
+
+// Event streams that may be open: of one user, and of all. Each costs a connection
+// and, at every change, a look at the store.
+const (
+	maxStreams        = 256
+	maxStreamsOfAUser = 64
+)
+
+// watchers counts the open event streams of users.
+type watchers struct {
+	mu   sync.Mutex
+	all  int
+	each map[string]int
+}
+
+// begin counts a stream until end is called.
+func (w *watchers) begin(user string) (end func(), err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.all >= maxStreams:
+		return nil, &refusal{http.StatusServiceUnavailable, "too many event streams are open"}
+	case w.each[user] >= maxStreamsOfAUser:
+		return nil, &refusal{http.StatusTooManyRequests, fmt.Sprintf("%s has %d event streams open: close some", user, maxStreamsOfAUser)}
+	}
+	if w.each == nil {
+		w.each = map[string]int{}
+	}
+	w.all++
+	w.each[user]++
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.all--
+		if w.each[user]--; w.each[user] == 0 {
+			delete(w.each, user)
+		}
+	}, nil
 }
 
 // beginning is a chassis as it is at revision rev, and its unfinished tasks.

@@ -235,6 +235,41 @@ func TestLimits(t *testing.T) {
 	d.ask("", "GET /v1/openapi.yaml", "", 200, nil)
 }
 
+// One user cannot take all event streams from the others.
+func TestEventStreamsAreBounded(t *testing.T) {
+	var w watchers
+	var ends []func()
+	open := func(user string) error {
+		end, err := w.begin(user)
+		if err == nil {
+			ends = append(ends, end)
+		}
+		return err
+	}
+	for range maxStreamsOfAUser {
+		if err := open("ann"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := open("ann"); err == nil || status(err) != http.StatusTooManyRequests {
+		t.Errorf("ann: %v", err)
+	}
+	for i := maxStreamsOfAUser; i < maxStreams; i++ {
+		if err := open(fmt.Sprintf("user-%d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := open("bob"); err == nil || status(err) != http.StatusServiceUnavailable {
+		t.Errorf("bob: %v", err)
+	}
+	for _, end := range ends {
+		end()
+	}
+	if w.all != 0 || len(w.each) != 0 {
+		t.Errorf("%d, %v are left", w.all, w.each)
+	}
+}
+
 func TestAuditTrail(t *testing.T) {
 	d := newDesk(t, Limits{})
 	ann := d.user("ann", "viewer")
