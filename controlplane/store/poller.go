@@ -274,6 +274,14 @@ func (s *Store) ReportPoll(ctx context.Context, p Poller, poll Poll) (bool, erro
 	return held && err == nil, err
 }
 
+// ReleasePoller gives back a poller that was taken and is not going to be polled.
+func (s *Store) ReleasePoller(ctx context.Context, p Poller) error {
+	return s.update(ctx, func(t *tx) error {
+		_, err := t.Exec(`UPDATE pollers SET lease = '', until = 0 WHERE id = ? AND lease = ?`, p.ID, p.Lease)
+		return err
+	})
+}
+
 // LastResult returns what a poller read last; ErrNotFound if it never did.
 func (s *Store) LastResult(ctx context.Context, poller string) (PollerResult, error) {
 	list, err := s.PollerResults(ctx, poller, 1)

@@ -260,3 +260,16 @@ func (s *Store) SetSKUGraph(ctx context.Context, a SKUAssignment, delay time.Dur
 		return err
 	})
 }
+
+// SKUGraphOf returns the id of the graph of that name that author has created for
+// a chassis since its SKU was assigned, or "".
+func (s *Store) SKUGraphOf(ctx context.Context, a SKUAssignment, graph, author string) (string, error) {
+	var id string
+	err := s.r.QueryRowContext(ctx, `SELECT g.id FROM graphs g JOIN sku_assignments a ON a.chassis = g.chassis
+		WHERE g.chassis = ? AND g.name = ? AND g.author = ? AND g.created >= a.assigned ORDER BY g.number LIMIT 1`,
+		a.Chassis, graph, author).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = nil
+	}
+	return id, err
+}
