@@ -15,6 +15,7 @@ import (
 
 	"github.com/teeth-metal/teeth/controlplane"
 	"github.com/teeth-metal/teeth/controlplane/client"
+	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
 
@@ -48,7 +49,8 @@ func serve(t *testing.T) controlplane.Info {
 		done <- controlplane.Serve(ctx, controlplane.Config{
 			DataDir: dir, BootDir: dir, Version: "test", Log: slog.New(slog.DiscardHandler),
 			Agents: "127.0.0.1:0", API: "127.0.0.1:0", Boot: "127.0.0.1:0", InsecureAgents: "127.0.0.1:0",
-			Ready: func(i controlplane.Info) { ready <- i },
+			Enrolment: controlplane.EnrolmentConfig{AutoApprove: []store.Rule{{Kind: store.RuleAll}}},
+			Ready:     func(i controlplane.Info) { ready <- i },
 		})
 	}()
 	select {
