@@ -13,6 +13,7 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/netboot"
 	"github.com/teeth-metal/teeth/controlplane/netboot/bootfile"
 	"github.com/teeth-metal/teeth/controlplane/netboot/dhcp"
+	"github.com/teeth-metal/teeth/controlplane/netboot/dhcp6"
 	"github.com/teeth-metal/teeth/controlplane/netboot/tftp"
 	"github.com/teeth-metal/teeth/controlplane/store"
 )
@@ -24,6 +25,7 @@ type NetworkConfig struct {
 	DHCPRange string   // FIRST-LAST: pool of the network of the one interface in DHCP
 	DHCPProxy []string // interfaces on which only boot files are named, beside another server
 	DHCPProbe bool     // ask by ARP before an address is offered for the first time
+	DHCP6     []string // interfaces on which DHCPv6 tells what to boot, and gives addresses in the store's IPv6 subnets
 
 	TFTP     string   // address of the TFTP server
 	BootTLS  string   // address for booting chassis, HTTPS, for firmware that has our CA enrolled
@@ -76,6 +78,16 @@ func (s *server) startNetwork(ctx context.Context, start func(part func() error)
 			return err
 		}
 		if err := s.needSubnet(ctx); err != nil {
+			return err
+		}
+		start(func() error { return d.Serve(ctx) })
+	}
+	if len(c.DHCP6) > 0 {
+		d, err := dhcp6.New(dhcp6.Config{
+			Store: s.store, Interfaces: c.DHCP6, Files: files, BootPort: s.bootPort, AdvertiseURL: s.AdvertiseURL,
+			TFTP: c.TFTP != "", Log: s.Log,
+		})
+		if err != nil {
 			return err
 		}
 		start(func() error { return d.Serve(ctx) })
