@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"text/tabwriter"
@@ -13,6 +16,7 @@ import (
 
 	"github.com/teeth-metal/teeth/lab"
 	"github.com/teeth-metal/teeth/lab/demo"
+	"github.com/teeth-metal/teeth/lab/netns"
 )
 
 func labCommand() *cobra.Command {
@@ -22,7 +26,7 @@ func labCommand() *cobra.Command {
 		RunE:  needSubcommand,
 	}
 	dir := cmd.PersistentFlags().String("dir", filepath.Join("out", "lab"), "folder that holds a folder for each chassis")
-	cmd.AddCommand(labUp(dir), labDown(dir), labConsole(dir), labList(dir), labRun())
+	cmd.AddCommand(labUp(dir), labDown(dir), labConsole(dir), labList(dir), labRun(), labNetwork())
 	return cmd
 }
 
@@ -41,10 +45,18 @@ func needSubcommand(cmd *cobra.Command, a []string) error {
 
 func labUp(dir *string) *cobra.Command {
 	var spec lab.Spec
-	var disks, memory string
+	var disks, memory, network, firmware, netBoot string
 	cmd := &cobra.Command{
 		Use:   "up [NAME]",
 		Short: "Power a chassis on; its disks stay from one time to the next",
+		Long: `Powers a chassis on. With --network netns it is in a network of its own, made if
+missing, where DHCP, TFTP and HTTP are what you run there; that takes root:
+
+  teeth lab up --network netns --firmware uefi --netboot pxe
+  ip netns exec ` + labNetworkName + ` teeth serve --dhcp br0 --dhcp-range 192.0.2.100-192.0.2.199 --tftp :69
+
+With --network user, which needs no root, QEMU itself gives the address, names
+--boot-url as what to boot, and reaches servers of this machine at ` + lab.HostAddress + `.`,
 		Example: `  teeth lab up --disks nvme:8G,virtio:4G --memory 512M \
       --boot-url http://` + lab.HostAddress + `:8082/boot/ipxe`,
 		Args: args(cobra.MaximumNArgs(1)),
@@ -57,6 +69,25 @@ func labUp(dir *string) *cobra.Command {
 			}
 			if spec.Memory, err = lab.ParseSize(memory); err != nil {
 				return usageError{err}
+			}
+			spec.Firmware, spec.NetBoot = lab.Firmware(firmware), lab.NetBoot(netBoot)
+			if spec.CD != "" {
+				if spec.CD, err = filepath.Abs(spec.CD); err != nil {
+					return err
+				}
+			}
+			switch network {
+			case "user":
+			case "netns":
+				if cmd.Flags().Changed("boot-url") {
+					return usagef("--boot-url is for --network user; in a network of its own, DHCP names what to boot")
+				}
+				spec.BootURL, spec.Network = "", labNetworkName
+				if err := openNetwork(cmd); err != nil {
+					return err
+				}
+			default:
+				return usagef("--network %q: choose netns or user", network)
 			}
 			c, err := lab.Start(cmd.Context(), spec)
 			if err != nil {
@@ -72,8 +103,40 @@ func labUp(dir *string) *cobra.Command {
 	f.StringVar(&memory, "memory", "512M", "memory")
 	f.IntVar(&spec.CPUs, "cpus", 2, "processors")
 	f.StringVar(&spec.NIC, "nic", "virtio-net-pci", "network card, a device of QEMU such as e1000e")
+	f.StringVar(&network, "network", "user", "netns: one of its own, which needs root; user: QEMU's")
+	f.StringVar(&firmware, "firmware", "bios", "bios or uefi")
+	f.StringVar(&netBoot, "netboot", "ipxe", "who boots from the network: ipxe (the network card's ROM), or of UEFI firmware pxe or http")
+	f.StringVar(&spec.CD, "cd", "", "CD image in the drive")
 	f.StringVar(&spec.BootURL, "boot-url", "http://"+lab.HostAddress+":8082/boot/ipxe",
 		"iPXE script to boot; empty boots from disk")
+	return cmd
+}
+
+// labNetworkName is the network namespace of chassis that `teeth lab up` starts.
+const labNetworkName = "teeth-lab"
+
+// openNetwork makes the lab's network unless it is there.
+func openNetwork(cmd *cobra.Command) error {
+	_, err := netns.Open(cmd.Context(), labNetworkName)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	n, err := netns.Create(cmd.Context(), labNetworkName, netip.MustParsePrefix("192.0.2.1/24"))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "network namespace %s: servers in it have %s on %s\n", n.Name, n.Address, netns.Bridge)
+	return nil
+}
+
+func labNetwork() *cobra.Command {
+	cmd := &cobra.Command{Use: "network", Short: "The network namespace of the lab", RunE: needSubcommand}
+	cmd.AddCommand(&cobra.Command{
+		Use:   "remove",
+		Short: "Remove it, and end all that runs in it: chassis and servers",
+		Args:  args(cobra.NoArgs),
+		RunE:  func(*cobra.Command, []string) error { return netns.Remove(labNetworkName) },
+	})
 	return cmd
 }
 
@@ -187,13 +250,14 @@ func typeInto(w io.Writer, r io.Reader) error {
 }
 
 func labRun() *cobra.Command {
-	var out string
+	var out, network string
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Show the main job, live, on a virtual chassis (make demo)",
 		Long: `The first time, walks a chassis from power-on, with a former tenant's data on its
 disks, to a Debian in service. The next time, decommissions it and proves from
-outside that nothing is left.`,
+outside that nothing is left. As root, in a network namespace, where the control
+plane's DHCP, TFTP and HTTP boot it; otherwise in QEMU's user network.`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			binary, err := os.Executable()
@@ -201,11 +265,12 @@ outside that nothing is left.`,
 				return err
 			}
 			return demo.Run(cmd.Context(), demo.Options{
-				Out: out, Binary: binary, Output: cmd.OutOrStdout(),
+				Out: out, Binary: binary, Output: cmd.OutOrStdout(), Network: network,
 				Log: slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)),
 			})
 		},
 	}
 	cmd.Flags().StringVar(&out, "out", "out", "folder of everything that is made")
+	cmd.Flags().StringVar(&network, "network", "", "netns: a network of its own, which needs root; user: QEMU's (default: the first if it can be)")
 	return cmd
 }

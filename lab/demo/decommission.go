@@ -42,7 +42,7 @@ func (d *demo) decommission(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := d.boot(ctx); err != nil {
+	if _, err := d.boot(ctx, true); err != nil {
 		return err
 	}
 	if err := d.phase("decommission: erase and verify, firmware, quality control", func() error { return d.follow(ctx, run) }); err != nil {

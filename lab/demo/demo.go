@@ -10,16 +10,19 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"text/tabwriter"
 	"time"
 
+	"github.com/teeth-metal/teeth/controlplane"
 	"github.com/teeth-metal/teeth/controlplane/client"
 	"github.com/teeth-metal/teeth/controlplane/client/live"
 	"github.com/teeth-metal/teeth/initramfs"
 	"github.com/teeth-metal/teeth/lab"
 	"github.com/teeth-metal/teeth/lab/estate"
+	"github.com/teeth-metal/teeth/lab/netns"
 	"github.com/teeth-metal/teeth/lab/osimage"
 )
 
@@ -29,7 +32,15 @@ type Options struct {
 	Binary string    // the teeth program, for its control plane
 	Output io.Writer // what people read
 	Log    *slog.Logger
+
+	// Network is what the chassis boots in: "netns", a network of its own with
+	// our DHCP, TFTP and HTTP, which needs root; "user", QEMU's; or "", the first
+	// if this process may make it.
+	Network string
 }
+
+// address is that of the control plane in a network of its own, from RFC 5737.
+var address = netip.MustParsePrefix("192.0.2.1/24")
 
 const (
 	imageName = "debian-12"
@@ -40,6 +51,7 @@ const (
 type demo struct {
 	Options
 	view    *live.View
+	network *netns.Net // nil: QEMU's user network
 	control *estate.ControlPlane
 	chassis *lab.Chassis
 	spec    lab.Spec
@@ -71,6 +83,9 @@ func Run(ctx context.Context, o Options) error {
 	if d.control != nil {
 		d.control.Stop()
 	}
+	if d.network != nil {
+		err = errors.Join(err, d.network.Close())
+	}
 	return err
 }
 
@@ -93,17 +108,11 @@ func (d *demo) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = d.phase("start control plane", func() (err error) {
-		d.control, err = estate.Start(ctx, estate.Options{
-			Binary: d.Binary, Dir: filepath.Join(d.Out, "demo", "control"), BootDir: d.Out, Flags: []string{"--auto-approve", "all"},
-		})
-		return err
-	})
-	if err != nil {
+	if err := d.phase("start network and control plane", func() error { return d.start(ctx) }); err != nil {
 		return err
 	}
-	d.view.Say("  log in %s", d.control.LogFile())
-	d.spec.BootURL = d.control.BootURL()
+	d.view.Say("  log in %s; to look at it: teeth --client %s chassis list", d.control.LogFile(),
+		controlplane.ClientFile(filepath.Join(d.control.Dir, "data")))
 	inService, err := d.inService(ctx)
 	if err != nil {
 		return err
@@ -112,6 +121,39 @@ func (d *demo) run(ctx context.Context) error {
 		return d.decommission(ctx)
 	}
 	return d.provision(ctx, image)
+}
+
+// start starts the control plane where the chassis will be.
+func (d *demo) start(ctx context.Context) error {
+	why := netns.Available()
+	switch {
+	case d.Network == "netns" && why != nil:
+		return fmt.Errorf("network of its own: %w", why)
+	case d.Network != "" && d.Network != "netns" && d.Network != "user":
+		return fmt.Errorf("network %q: choose netns or user", d.Network)
+	}
+	o := estate.Options{Binary: d.Binary, Dir: filepath.Join(d.Out, "demo", "control"), BootDir: d.Out}
+	var err error
+	if d.Network == "user" || why != nil {
+		if d.Network == "" {
+			d.view.Say("  in QEMU's user network, whose DHCP is not ours: %v", why)
+		}
+	} else {
+		if d.network, err = netns.Temporary(ctx, address); err != nil {
+			return err
+		}
+		o.Network = d.network
+		o.Flags = []string{"--dhcp", netns.Bridge, "--dhcp-range", "192.0.2.100-192.0.2.199", "--tftp", ":69"}
+		d.spec.Network = d.network.Name
+		d.view.Say("  in network namespace %s: DHCP, TFTP and HTTP are ours", d.network.Name)
+	}
+	if d.control, err = estate.Start(ctx, o); err != nil {
+		return err
+	}
+	if d.network == nil {
+		d.spec.BootURL = d.control.BootURL()
+	}
+	return nil
 }
 
 // inService reports whether the control plane of an earlier run says so.
@@ -156,8 +198,9 @@ func (d *demo) table() {
 	w.Flush()
 }
 
-// boot powers the chassis on and waits for its agent.
-func (d *demo) boot(ctx context.Context) (client.Chassis, error) {
+// boot powers the chassis on and waits for its agent, and if ready says so, until
+// it has been looked at, which waits for its approval.
+func (d *demo) boot(ctx context.Context, ready bool) (client.Chassis, error) {
 	var ch client.Chassis
 	err := d.phase("boot over the network", func() (err error) {
 		if d.chassis, err = lab.Start(ctx, d.spec); err != nil {
@@ -167,11 +210,25 @@ func (d *demo) boot(ctx context.Context) (client.Chassis, error) {
 		waiting, cancel := context.WithTimeout(ctx, 4*time.Minute)
 		defer cancel()
 		ch, err = d.control.WaitChassis(waiting, d.chassis.Spec.Serial, func(ch client.Chassis) bool {
-			return ch.Connected && ch.Inspected != nil
+			return ch.Connected && (ch.Inspected != nil || !ready)
 		})
 		return err
 	})
 	return ch, err
+}
+
+// approve lets the chassis work, as an operator does who knows its serial number.
+func (d *demo) approve(ctx context.Context, ch client.Chassis) error {
+	return d.phase("approve", func() error {
+		d.view.Say("  %s: serial %s, MAC %s", ch.State, ch.Serial, ch.MAC)
+		if _, err := d.control.Approve(ctx, ch.ID); err != nil {
+			return err
+		}
+		waiting, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		_, err := d.control.WaitChassis(waiting, ch.Serial, func(ch client.Chassis) bool { return ch.Inspected != nil })
+		return err
+	})
 }
 
 // follow shows a run of tasks to its end and records how long each took.

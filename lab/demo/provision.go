@@ -34,8 +34,11 @@ func (d *demo) provision(ctx context.Context, image *osimage.Image) error {
 	if err != nil {
 		return err
 	}
-	ch, err := d.boot(ctx)
+	ch, err := d.boot(ctx, false)
 	if err != nil {
+		return err
+	}
+	if err := d.approve(ctx, ch); err != nil {
 		return err
 	}
 	err = d.phase("inspect", func() error {
@@ -72,11 +75,13 @@ func (d *demo) provision(ctx context.Context, image *osimage.Image) error {
 	if err != nil {
 		return err
 	}
-	err = d.phase("provision: cache, prepare, run", func() error {
-		run, err := d.control.Provision(ctx, ch.ID, client.Provision{
-			Image: imageName, Hostname: hostname, SSHKeys: []string{sshKey}, UserData: userData,
-			RootDevice: &teeth.RootDevice{Transport: string(blockdev.NVMe)}, Boot: "kexec",
-		})
+	err = d.phase("Graph.Provision: cache, prepare, run", func() error {
+		run, err := d.control.RunGraph(ctx, client.RunGraph{Graph: "Graph.Provision", Chassis: ch.ID, Options: map[string]map[string]any{
+			"defaults": {
+				"image": imageName, "hostname": hostname, "ssh_keys": []string{sshKey}, "user_data": userData,
+				"root_device": teeth.RootDevice{Transport: string(blockdev.NVMe)}, "boot": "kexec",
+			},
+		}})
 		if err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/client"
 	"github.com/teeth-metal/teeth/lab"
 	"github.com/teeth-metal/teeth/lab/estate"
+	"github.com/teeth-metal/teeth/lab/netns"
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
 
@@ -38,12 +39,21 @@ type estateOfOne struct {
 }
 
 // TestLife leads one chassis from power-on to a running Debian and back to empty
-// disks, through what goes wrong on the way: each step needs the one before.
+// disks, through what goes wrong on the way: each step needs the one before. It
+// boots by our DHCP, TFTP and HTTP, or without root by QEMU's user network.
 func TestLife(t *testing.T) {
-	e := &estateOfOne{ControlPlane: control(t), spec: lab.Spec{
+	e := &estateOfOne{spec: lab.Spec{
 		Name: "life", Dir: t.TempDir(), Disks: []lab.Disk{{Bus: "nvme", Size: 3 * gib}, {Bus: "virtio", Size: 2 * gib}},
 	}}
-	e.spec.BootURL = e.BootURL()
+	if why := netns.Available(); why == nil {
+		n := network(t)
+		e.ControlPlane = controlWith(t, estate.Options{Network: n, Flags: append([]string{"--auto-approve", "all"}, ownServers...)})
+		e.spec.Network = n.Name
+	} else {
+		t.Logf("in QEMU's user network: %v", why)
+		e.ControlPlane = control(t)
+		e.spec.BootURL = e.BootURL()
+	}
 	for i, d := range e.spec.Disks {
 		fill(t, filepath.Join(e.spec.Dir, fmt.Sprintf("disk%d.raw", i)), d.Size)
 	}
