@@ -241,7 +241,7 @@ func (s *Store) signOff() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	err := s.update(ctx, func(t *tx) error {
-		_, err := t.Exec(`UPDATE servers SET seen = ? WHERE id = ? AND instance = ?`, t.now-DeadAfter.Milliseconds()-1, s.server, s.instance)
+		_, err := t.Exec(`UPDATE servers SET seen = ? WHERE id = ? AND instance = ?`, t.now-2*DeadAfter.Milliseconds(), s.server, s.instance)
 		if err != nil {
 			return err
 		}
