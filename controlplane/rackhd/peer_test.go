@@ -38,7 +38,13 @@ type estate struct {
 
 func newEstate(t *testing.T) *estate {
 	t.Helper()
-	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "teeth.db"))
+	return newEstateIn(t, t.TempDir(), t.Cleanup)
+}
+
+// newEstateIn keeps it in a folder until it is cleaned up.
+func newEstateIn(t *testing.T, dir string, cleanup func(func())) *estate {
+	t.Helper()
+	db, err := store.Open(context.Background(), filepath.Join(dir, "teeth.db"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +71,7 @@ func newEstate(t *testing.T) *estate {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- e.engine.Run(ctx) }()
-	t.Cleanup(func() {
+	cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
@@ -89,7 +95,8 @@ func newEstate(t *testing.T) *estate {
 // serve puts the estate on a bus until the test ends.
 func (e *estate) serve(t *testing.T, b bus.Bus, hardware Hardware) {
 	t.Helper()
-	s := New(Config{Bus: b, Store: e.store, Engine: e.engine, Settings: e.settings, Hardware: hardware, Version: "1.2.3", Log: e.log})
+	s := New(Config{Bus: b, Store: e.store, Engine: e.engine, Settings: e.settings, Hardware: hardware, Version: "1.2.3", Log: e.log,
+		within: 10 * time.Second}) // a busy machine is no reason to fail
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 2)
 	go func() { done <- s.Run(ctx) }()

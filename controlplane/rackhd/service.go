@@ -76,8 +76,9 @@ type Config struct {
 	Settings *settings.Live
 	Hardware Hardware // nil: requests for it are refused
 	Version  string
-	// Log must not lead back to the bus: see Tee.
-	Log *slog.Logger
+	Log      *slog.Logger
+
+	within time.Duration // for an answer; answerWithin unless a test sets it
 }
 
 // Service is the control plane's place on the bus.
@@ -88,7 +89,12 @@ type Service struct {
 }
 
 // New returns a Service that does nothing before Run.
-func New(c Config) *Service { return &Service{c: c, started: time.Now()} }
+func New(c Config) *Service {
+	if c.within == 0 {
+		c.within = answerWithin
+	}
+	return &Service{c: c, started: time.Now()}
+}
 
 // Run answers requests, publishes events and heartbeats until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
@@ -134,11 +140,11 @@ func (c call) decode(v any) error { return rackhd.Decode(c.ContentType, c.Body, 
 
 func (s *Service) groups() []group {
 	return []group{
-		{"rackhd.configuration", rackhd.Configuration, 1, answerWithin, s.configurationMethods()},
-		{"rackhd.dhcp", rackhd.DHCP, 4, answerWithin, s.dhcpMethods()},
-		{"rackhd.task-graph-runner", rackhd.TaskGraphRunner, 4, answerWithin, s.runnerMethods()},
-		{"rackhd.scheduler", rackhd.Scheduler, 2, answerWithin, s.schedulerMethods()},
-		{"rackhd.task", rackhd.Task, 8, answerWithin, s.taskMethods()},
+		{"rackhd.configuration", rackhd.Configuration, 1, s.c.within, s.configurationMethods()},
+		{"rackhd.dhcp", rackhd.DHCP, 4, s.c.within, s.dhcpMethods()},
+		{"rackhd.task-graph-runner", rackhd.TaskGraphRunner, 4, s.c.within, s.runnerMethods()},
+		{"rackhd.scheduler", rackhd.Scheduler, 2, s.c.within, s.schedulerMethods()},
+		{"rackhd.task", rackhd.Task, 8, s.c.within, s.taskMethods()},
 		{"rackhd.hardware", rackhd.Task, 16, hardwareWithin, s.hardwareMethods()},
 	}
 }
