@@ -198,7 +198,7 @@ func (s *server) open(ctx context.Context) (err error) {
 			session, ok := s.gateway.Session(chassis)
 			return session, ok
 		},
-		BootURL: s.bootURL,
+		BootURL: s.bootURL, ImageKey: s.secrets,
 		Log:     s.Log,
 	})
 	s.gateway = gateway.New(gateway.Config{Store: s.store, Handler: s.engine, Token: s.enrol, Authority: s.authority,
@@ -271,6 +271,7 @@ func (s *server) run(outer context.Context) error {
 	defer endRequests()
 	operators := api.Handler(requests, api.Config{
 		Store: s.store, Gateway: s.gateway, Engine: s.engine, Images: s.images,
+		Power: s.hardware.power, Pollers: s.hardware.pollers, SKUs: s.hardware.skus,
 		Token: s.operator, Version: s.Version, Log: s.Log,
 		Health: s.health, Metrics: s.metrics.Handler(), Observe: s.metrics.Requests("api"), Limits: s.Operations.limits(),
 		Backup: s.backup,

@@ -25,6 +25,9 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/api/quota"
 	"github.com/teeth-metal/teeth/controlplane/gateway"
 	"github.com/teeth-metal/teeth/controlplane/images"
+	"github.com/teeth-metal/teeth/controlplane/poller"
+	"github.com/teeth-metal/teeth/controlplane/power"
+	"github.com/teeth-metal/teeth/controlplane/sku"
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/controlplane/workflow"
 	"github.com/teeth-metal/teeth/wire/teeth"
@@ -44,6 +47,9 @@ type Config struct {
 	Gateway *gateway.Gateway
 	Engine  *workflow.Engine
 	Images  *images.Library
+	Power   *power.Service
+	Pollers *poller.Service
+	SKUs    *sku.Service
 	Token   string // of the admin who has access to the server's data directory
 	Version string // of the server's software
 	Log     *slog.Logger
@@ -78,7 +84,7 @@ type route struct {
 // routes are all operations. A subject with more than a few has a file of its own,
 // and a list that is joined here.
 var routes = slices.Concat(
-	coreRoutes, graphRoutes, operatorRoutes, enrolmentRoutes, addressRoutes,
+	coreRoutes, graphRoutes, operatorRoutes, enrolmentRoutes, addressRoutes, hardwareRoutes,
 )
 
 var coreRoutes = []route{
@@ -191,6 +197,9 @@ func status(err error) int {
 	var known *refusal
 	var large *http.MaxBytesError
 	var agent *teeth.MethodError
+	if code, ok := hardwareStatus(err); ok {
+		return code
+	}
 	switch {
 	case errors.As(err, &known):
 		return known.status

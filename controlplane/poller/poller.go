@@ -170,6 +170,30 @@ func (q *Query) check() error {
 	return nil
 }
 
+// Read reads what q says, and whether there is more of it than MaxRows.
+func (q Query) Read(ctx context.Context) (rows []snmp.Row, more bool, err error) {
+	if err := q.check(); err != nil {
+		return nil, false, err
+	}
+	rows = []snmp.Row{}
+	if len(q.Get) > 0 {
+		if rows, err = snmp.Get(ctx, q.Target, q.Get); err != nil {
+			return nil, false, err
+		}
+	}
+	for _, root := range q.Walk {
+		if len(rows) >= q.MaxRows {
+			return rows, true, nil
+		}
+		found, cut, err := snmp.Walk(ctx, q.Target, root, q.MaxRows-len(rows))
+		if err != nil {
+			return nil, false, err
+		}
+		rows, more = append(rows, found...), more || cut
+	}
+	return rows, more, nil
+}
+
 func sealedFor(poller string) string { return "poller/" + poller }
 
 // fields fills in what is stored of a Spec.
@@ -424,22 +448,9 @@ func (s *Service) read(ctx context.Context, p store.Poller, m *memory) (result a
 		if err != nil {
 			return nil, r, err
 		}
-		more := false
-		if len(q.Get) > 0 {
-			if r.rows, err = snmp.Get(ctx, q.Target, q.Get); err != nil {
-				return nil, r, err
-			}
-		}
-		for _, root := range q.Walk {
-			if len(r.rows) >= q.MaxRows {
-				more = true
-				break
-			}
-			rows, cut, err := snmp.Walk(ctx, q.Target, root, q.MaxRows-len(r.rows))
-			if err != nil {
-				return nil, r, err
-			}
-			r.rows, more = append(r.rows, rows...), more || cut
+		var more bool
+		if r.rows, more, err = q.Read(ctx); err != nil {
+			return nil, r, err
 		}
 		return map[string]any{"rows": r.rows, "truncated": more}, r, nil
 	}
