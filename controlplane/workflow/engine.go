@@ -43,6 +43,9 @@ type Config struct {
 	// BootURL returns the base URL under which a chassis reaches package
 	// netboot's server, without a slash at the end.
 	BootURL func(store.Chassis) (string, error)
+	// ImageKey makes the capabilities of downloads of images, as netboot's
+	// CapabilityKey checks them; "": none are needed.
+	ImageKey string
 	Log     *slog.Logger
 
 	Answer time.Duration // for an agent to accept a command; 60 s unless set
