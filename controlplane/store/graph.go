@@ -47,6 +47,9 @@ func (g Graph) Final() bool { return Final(g.State) }
 // MaxDepth is how many graphs may be inside each other.
 const MaxDepth = 8
 
+// maxInside is how many graphs one may run, be it through others.
+const maxInside = 1000
+
 // NewGraph is a graph that is to be created.
 type NewGraph struct {
 	Name, Friendly, Domain, Chassis, By string
@@ -157,6 +160,13 @@ func (t *tx) createGraph(in NewGraph, parent Task, outer Graph) (string, error) 
 	root, depth := id, 0
 	if parent.ID != "" {
 		root, depth = outer.Root, outer.depth+1
+		var inside int
+		if err := t.QueryRow(`SELECT COUNT(*) FROM graphs WHERE root = ?`, root).Scan(&inside); err != nil {
+			return "", err
+		}
+		if inside >= maxInside {
+			return "", fmt.Errorf("graph %s has run %d others already, which is the most: %w", root, inside, ErrConflict)
+		}
 	}
 	if in.Chassis != "" && in.Chassis != outer.Chassis {
 		var open string

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
+	"github.com/teeth-metal/teeth/controlplane/images"
 	"github.com/teeth-metal/teeth/controlplane/pki"
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/hwinfo/qc"
@@ -103,12 +105,26 @@ func (e *Engine) planFirmware(_ context.Context, _ store.Chassis, options json.R
 	return teeth.FirmwareSecureParams{Firmware: o.Firmware}, store.Command{}, err
 }
 
-func (e *Engine) planQC(_ context.Context, _ store.Chassis, options json.RawMessage) (any, store.Command, error) {
+func (e *Engine) planQC(ctx context.Context, _ store.Chassis, options json.RawMessage) (any, store.Command, error) {
 	var o struct {
 		Spec json.RawMessage `json:"spec"`
+		Name string          `json:"spec_name"`
 	}
 	if err := decodeOptions(options, &o); err != nil {
 		return nil, store.Command{}, err
+	}
+	if string(o.Spec) == "null" {
+		o.Spec = nil
+	}
+	if o.Name != "" {
+		if len(o.Spec) > 0 {
+			return nil, store.Command{}, invalid("spec and spec_name: give one of them")
+		}
+		kept, err := e.c.Store.Spec(ctx, o.Name)
+		if err != nil {
+			return nil, store.Command{}, err
+		}
+		o.Spec = kept.Spec // the task has it, whatever becomes of the one that is kept
 	}
 	if len(o.Spec) > 0 {
 		if _, err := qc.Parse(o.Spec); err != nil {
@@ -118,6 +134,10 @@ func (e *Engine) planQC(_ context.Context, _ store.Chassis, options json.RawMess
 	return teeth.QCParams{Spec: o.Spec}, store.Command{}, nil
 }
 
+// capabilityLife is how long a chassis may download an image that it was told of: a
+// command may wait for a chassis that is repaired, and is sent again as it was made.
+const capabilityLife = 7 * 24 * time.Hour
+
 // source describes an image to an agent.
 func (e *Engine) source(ctx context.Context, c store.Chassis, ref string) (store.Image, teeth.Image, error) {
 	img, err := e.c.Store.Image(ctx, ref)
@@ -125,8 +145,12 @@ func (e *Engine) source(ctx context.Context, c store.Chassis, ref string) (store
 		return img, teeth.Image{}, err
 	}
 	base, err := e.c.BootURL(c)
+	url := base + "/images/" + img.ID
+	if e.c.ImageKey != "" {
+		url = images.URL(base, e.c.ImageKey, img.ID, time.Now().Add(capabilityLife))
+	}
 	return img, teeth.Image{
-		ID: img.ID, Name: img.Name, URLs: []string{base + "/images/" + img.ID},
+		ID: img.ID, Name: img.Name, URLs: []string{url},
 		Hashes: map[string]string{"sha256": img.SHA256}, Format: img.Format, Size: img.Size,
 	}, err
 }

@@ -417,7 +417,7 @@ func (e *Engine) fillIn(ctx context.Context, t store.Task) (json.RawMessage, *st
 		return nil, nil, invalid("%w", err)
 	}
 	n := store.NewTask{Label: t.Label, Kind: t.Kind, Job: t.Job, Options: options}
-	if err := e.check(ctx, c, &n); err != nil {
+	if err := e.check(ctx, c, &n, false); err != nil {
 		return nil, nil, err
 	}
 	return options, &n.Command, nil

@@ -310,5 +310,5 @@ func (e *Engine) inner(ctx context.Context, chassis, outer string, options json.
 		}
 		r.Domain, r.By = g.Domain, g.By
 	}
-	return e.instance(ctx, r)
+	return e.instance(ctx, r, false)
 }

@@ -20,7 +20,8 @@ type Decommission struct {
 	Method   string               `json:"method,omitempty"` // auto (default), zeroout, overwrite
 	Verify   string               `json:"verify,omitempty"` // full (default), sample
 	Firmware []teeth.FirmwareItem `json:"firmware,omitempty"`
-	Spec     json.RawMessage      `json:"spec,omitempty"` // of package hwinfo/qc
+	Spec     json.RawMessage      `json:"spec,omitempty"`      // of package hwinfo/qc
+	SpecName string               `json:"spec_name,omitempty"` // of one that is kept, instead of Spec
 	// Steps are what is done, in this order: "erase", "firmware", "qc". Empty: all
 	// three, in that order.
 	Steps []string `json:"steps,omitempty"`
@@ -102,8 +103,15 @@ func (e *Engine) Decommission(ctx context.Context, c store.Chassis, o Decommissi
 	if err == nil && slices.Contains(o.Steps, "firmware") && len(o.Firmware) > 0 {
 		r.Options["firmware"], err = toMap(map[string]any{"firmware": o.Firmware})
 	}
-	if err == nil && slices.Contains(o.Steps, "qc") && len(o.Spec) > 0 {
-		r.Options["qc"], err = toMap(map[string]any{"spec": o.Spec})
+	if err == nil && slices.Contains(o.Steps, "qc") && (len(o.Spec) > 0 || o.SpecName != "") {
+		options := map[string]any{}
+		if len(o.Spec) > 0 {
+			options["spec"] = o.Spec
+		}
+		if o.SpecName != "" {
+			options["spec_name"] = o.SpecName
+		}
+		r.Options["qc"], err = toMap(options)
 	}
 	if err != nil {
 		return store.Graph{}, err

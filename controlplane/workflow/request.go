@@ -31,7 +31,7 @@ type Request struct {
 // store.ErrNotFound, or store.ErrConflict for a chassis that is not approved or
 // has a graph to finish.
 func (e *Engine) RunGraph(ctx context.Context, r Request) (store.Graph, error) {
-	in, err := e.instance(ctx, r)
+	in, err := e.instance(ctx, r, true)
 	if err != nil {
 		return store.Graph{}, err
 	}
@@ -56,8 +56,10 @@ func (e *Engine) RunTask(ctx context.Context, taskName, chassis string, options 
 	return e.RunGraph(ctx, r)
 }
 
-// instance turns a request into what is stored.
-func (e *Engine) instance(ctx context.Context, r Request) (store.NewGraph, error) {
+// instance turns a request into what is stored. With deep, graphs that it runs in
+// their turn are looked into as well; what those run is not, or a graph that runs
+// itself would be looked into without end.
+func (e *Engine) instance(ctx context.Context, r Request, deep bool) (store.NewGraph, error) {
 	fail := func(err error) (store.NewGraph, error) { return store.NewGraph{}, err }
 	lib, err := e.Library(ctx)
 	if err != nil {
@@ -99,7 +101,7 @@ func (e *Engine) instance(ctx context.Context, r Request) (store.NewGraph, error
 		return fail(err)
 	}
 	for _, step := range steps {
-		t, err := e.newTask(ctx, c, step, scope, def.InjectableName)
+		t, err := e.newTask(ctx, c, step, scope, def.InjectableName, deep)
 		if err != nil {
 			return fail(fmt.Errorf("task %q: %w", step.Label, err))
 		}
@@ -173,7 +175,7 @@ type late struct {
 	Given   map[string]any `json:"given"`
 }
 
-func (e *Engine) newTask(ctx context.Context, c store.Chassis, step definition.Resolved, scope definition.Scope, graph string) (store.NewTask, error) {
+func (e *Engine) newTask(ctx context.Context, c store.Chassis, step definition.Resolved, scope definition.Scope, graph string, deep bool) (store.NewTask, error) {
 	t := store.NewTask{
 		ID: uuid.NewString(), Label: step.Label, Name: step.Name, Friendly: step.Friendly, Job: step.Job, Kind: e.kind(step.Job),
 		Waits: store.Waits(step.Wait), Terminal: step.Terminal, IgnoreFailure: step.IgnoreFailure,
@@ -195,17 +197,21 @@ func (e *Engine) newTask(ctx context.Context, c store.Chassis, step definition.R
 	if t.Options, err = json.Marshal(filled); err != nil {
 		return t, err
 	}
-	return t, e.check(ctx, c, &t)
+	return t, e.check(ctx, c, &t, deep)
 }
 
 // check refuses options that the task's job cannot take.
-func (e *Engine) check(ctx context.Context, c store.Chassis, t *store.NewTask) error {
+func (e *Engine) check(ctx context.Context, c store.Chassis, t *store.NewTask, deep bool) error {
 	switch t.Kind {
 	case store.KindAgent:
 		command, err := e.command(ctx, c, t.Job, t.Options)
 		t.Command = command
 		return err
 	case store.KindGraph:
+		var o graphOptions
+		if err := decodeOptions(t.Options, &o); err != nil || !deep {
+			return err
+		}
 		_, err := e.inner(ctx, c.ID, "", t.Options)
 		return err
 	case store.KindConnected:
