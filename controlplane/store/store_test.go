@@ -594,18 +594,3 @@ func TestPaging(t *testing.T) {
 		t.Errorf("saw %d things, want 10", len(seen))
 	}
 }
-
-func BenchmarkTaskStatus(b *testing.B) {
-	s := newStore(b)
-	c := connect(b, s, "52:54:00:00:00:01")
-	r := newGraph(b, s, c.ID, teeth.MethodDiskErase)
-	b.SetParallelism(100)
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			if _, err := s.ApplyStatus(context.Background(), c.ID, "boot1", teeth.TaskStatus{TaskID: r.Tasks[0].ID, State: teeth.Running, Percent: ptr(5)}); err != nil {
-				b.Error(err)
-			}
-		}
-	})
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "updates/s")
-}

@@ -239,6 +239,7 @@ func (s *Store) conclude(t *tx, batch []op, before int64) (left []op, again bool
 		if err := t.sql.Commit(); err != nil {
 			return batch, false, fmt.Errorf("store: commit: %w", err)
 		}
+		s.batch++
 	}
 	s.advance(t.rev)
 	s.meters.tasksEnded(t.ended)
