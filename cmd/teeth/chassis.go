@@ -129,6 +129,9 @@ func chassisDecommission(conn *connection) *cobra.Command {
 A chassis that is away is decommissioned when it next boots into the ramdisk.`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
+			if specFile != "" && in.SpecName != "" {
+				return usagef("--spec and --spec-name: give one of them")
+			}
 			if specFile != "" {
 				b, err := os.ReadFile(specFile)
 				if err != nil {
@@ -157,6 +160,7 @@ A chassis that is away is decommissioned when it next boots into the ramdisk.`,
 	f.StringSliceVar(&in.Steps, "steps", []string{"erase", "firmware", "qc"}, "what is done, in this order")
 	f.StringArrayVar(&minimums, "firmware", nil, "COMPONENT[/MODEL]=VERSION: oldest version allowed of bios, bmc, nvme, disk or nic (repeatable)")
 	f.StringVar(&specFile, "spec", "", "file with the spec, in JSON, that quality control compares with")
+	f.StringVar(&in.SpecName, "spec-name", "", "name of a spec that teeth spec add has kept, instead of --spec")
 	f.BoolVar(&wait, "wait", false, "wait until it is done, with live progress")
 	return cmd
 }

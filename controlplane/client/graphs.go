@@ -132,7 +132,8 @@ type Decommission struct {
 	Method   string               `json:"method,omitempty"` // auto (default), zeroout, overwrite
 	Verify   string               `json:"verify,omitempty"` // full (default), sample
 	Firmware []teeth.FirmwareItem `json:"firmware,omitempty"`
-	Spec     json.RawMessage      `json:"spec,omitempty"` // of package hwinfo/qc
+	Spec     json.RawMessage      `json:"spec,omitempty"`      // of package hwinfo/qc
+	SpecName string               `json:"spec_name,omitempty"` // of one that is kept, instead of Spec
 	// Steps are what is done, in this order: erase, firmware, qc (default all).
 	Steps []string `json:"steps,omitempty"`
 }
