@@ -56,7 +56,7 @@ func (s *server) startMessages(ctx context.Context, start func(part func() error
 	}
 	s.health.Add("bus", func(context.Context) error { return b.Err() })
 	said := rackhd.New(rackhd.Config{
-		Bus: b, Store: s.store, Engine: s.engine, Settings: s.settings, Version: s.Version, Log: s.Log,
+		Bus: b, Store: s.store, Engine: s.engine, Settings: s.settings, Hardware: reach{&s.hardware}, Version: s.Version, Log: s.Log,
 	})
 	// The bus outlives ctx by the words that say why the server ends.
 	last, end := context.WithCancel(context.WithoutCancel(ctx))

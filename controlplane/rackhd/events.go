@@ -184,9 +184,7 @@ func (t *teller) alert() {
 	kind, _ := t.data["kind"].(string)
 	kind = cmp.Or(word(kind), "poller")
 	severity, _ := t.data["severity"].(string)
-	switch severity {
-	case rackhd.Warning, rackhd.Critical:
-	default:
+	if over := t.data["state"] == "cleared"; over || severity != rackhd.Warning && severity != rackhd.Critical {
 		severity = rackhd.Information
 	}
 	t.say(rackhd.Events, "poller.alert."+t.n.Subject, rackhd.Result{Value: t.data})

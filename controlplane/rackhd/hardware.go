@@ -65,6 +65,8 @@ func (s *Service) hardwareMethods() []method {
 						return nil, err
 					}
 					q.Chassis = chassis.ID
+				} else if q.Host == "" {
+					return nil, badRequest("%s: neither node nor host is given", c.Key)
 				}
 				return hardware.SNMP(ctx, q)
 			})

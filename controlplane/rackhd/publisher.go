@@ -3,6 +3,7 @@ package rackhd
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/teeth-metal/teeth/controlplane/bus"
@@ -81,7 +82,7 @@ func (s *Service) publishSome(ctx context.Context) (more bool, err error) {
 	}
 	untold, dropErr := s.c.Store.DropNotices(ctx, upTo)
 	if untold > 0 {
-		s.c.Log.Error("events were lost: more have waited for the bus than the store keeps", "events", untold)
+		s.c.Log.Log(ctx, slog.LevelError+4, "events were lost: more have waited for the bus than the store keeps", "events", untold)
 	}
 	return err == nil, errors.Join(err, dropErr)
 }
