@@ -55,7 +55,9 @@ type Store struct {
 	server   string    // id of the server that has it open
 	instance string    // differs for every Open
 	log      *slog.Logger
-	meters   *meters
+
+	committed func() // called after every commit; tests
+	meters    *meters
 
 	ops    chan op
 	quit   chan struct{}  // closed by Close

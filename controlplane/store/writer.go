@@ -243,6 +243,9 @@ func (s *Store) conclude(t *tx, batch []op, before int64) (left []op, again bool
 	}
 	s.advance(t.rev)
 	s.meters.tasksEnded(t.ended)
+	if s.committed != nil {
+		s.committed()
+	}
 	return batch, false, nil
 }
 
