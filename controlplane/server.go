@@ -260,7 +260,7 @@ func (s *server) run(outer context.Context) error {
 	boot, err := netboot.Handler(netboot.Config{
 		Store: s.store, Image: s.images.File, BootDir: s.BootDir, IPXEDirs: s.Network.IPXEDirs, Log: s.Log,
 		AgentsPort: s.agentsPort, CAPin: info.CASHA256, Token: s.enrol, KernelArgs: s.KernelArgs, MoreArgs: func() string { return s.settings.Values().KernelArgs },
-		BootToken: s.store.IssueBootToken, Observe: s.metrics.Requests("boot"),
+		BootToken: s.store.IssueBootToken, CapabilityKey: s.secrets, Observe: s.metrics.Requests("boot"),
 	})
 	if err != nil {
 		return err
