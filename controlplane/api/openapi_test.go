@@ -10,6 +10,9 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"github.com/teeth-metal/teeth/controlplane/client"
+	"github.com/teeth-metal/teeth/controlplane/poller"
+	"github.com/teeth-metal/teeth/controlplane/power"
+	"github.com/teeth-metal/teeth/controlplane/snmp"
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/controlplane/workflow"
 	"github.com/teeth-metal/teeth/controlplane/workflow/definition"
@@ -93,6 +96,21 @@ func TestSchemasAgree(t *testing.T) {
 		"LogEvent":        {store.Event{}, client.LogEvent{}},
 		"Decommission":    {workflow.Decommission{}, client.Decommission{}},
 		"Provision":       {workflow.Provision{}, client.Provision{}},
+		"BMC":             {store.BMC{}, client.BMC{}},
+		"NewBMC":          {NewBMC{}, client.NewBMC{}},
+		"BMCInfo":         {power.Info{}, client.BMCInfo{}},
+		"BootDevice":      {power.Boot{}, client.BootDevice{}},
+		"EventLog":        {power.EventLog{}, client.EventLog{}},
+		"SELEvent":        {power.Event{}, client.SELEvent{}},
+		"Sensor":          {power.Sensor{}, client.Sensor{}},
+		"SNMPQuery":       {poller.Query{}, client.SNMPQuery{}},
+		"SNMPRow":         {snmp.Row{}, client.SNMPRow{}},
+		"PollerSpec":      {poller.Spec{}, client.PollerSpec{}},
+		"Poller":          {poller.View{}, client.Poller{}},
+		"PollerResult":    {store.PollerResult{}, client.PollerResult{}},
+		"Alert":           {store.Alert{}, client.Alert{}},
+		"SKU":             {store.SKU{}, client.SKU{}},
+		"SKUAssignment":   {store.SKUAssignment{}, client.SKUAssignment{}},
 	} {
 		var described []string
 		for p := range d.Components.Schemas[name].Properties {
