@@ -36,20 +36,26 @@ func (g *Gateway) admit(from netip.Addr) (refusal string) {
 		return "too many sessions from this address"
 	case g.greeting >= g.c.MaxHandshakes:
 		return "too many handshakes in progress"
+	case g.greets[from] >= max(g.c.MaxHandshakes/8, 2):
+		return "too many handshakes in progress from this address"
 	case !g.rates.allow(from, time.Now()):
 		return "too many connections a second from this address"
 	}
 	g.open++
 	g.greeting++
+	g.greets[from]++
 	g.from[from]++
 	return ""
 }
 
 // greeted ends the time between a connection's beginning and its first answer.
-func (g *Gateway) greeted() {
+func (g *Gateway) greeted(from netip.Addr) {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	g.greeting--
-	g.mu.Unlock()
+	if g.greets[from]--; g.greets[from] == 0 {
+		delete(g.greets, from)
+	}
 }
 
 func (g *Gateway) release(from netip.Addr) {

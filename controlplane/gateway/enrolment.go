@@ -16,7 +16,7 @@ const (
 	maxToken  = 256 // bytes
 	maxProbe  = 3 * time.Second
 	certPause = 5 * time.Second        // between two certificates of one session
-	decisions = 200 * time.Millisecond // at least, between two looks at what was decided
+	lookPause = 200 * time.Millisecond // at least, between two looks at what was decided
 )
 
 // prove says by what a session may introduce itself. On a plain listener nothing
@@ -116,12 +116,13 @@ func (g *Gateway) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(decisions):
+		case <-time.After(lookPause):
 		}
 	}
 }
 
 func (g *Gateway) decided(d store.Decision) {
+	g.decisions.Add(1) // before the look at sessions
 	g.mu.Lock()
 	s := g.sessions[d.Chassis]
 	ready := s != nil && s.ready

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/teeth-metal/teeth/controlplane/pki"
@@ -45,7 +46,9 @@ type Config struct {
 	MaxSessions   int // 20000 unless set
 	MaxPerAddress int // from one IPv4 address or IPv6 /64; 1024 unless set, for chassis behind one NAT
 	// MaxHandshakes is how many connections may be without an answered handshake
-	// at a time; 1024 unless set. What comes beyond is closed before TLS costs anything.
+	// at a time, an eighth of them from one address; 256 unless set. What comes beyond
+	// is closed before TLS costs anything, as handshakes that all take too long are
+	// worth nothing.
 	MaxHandshakes int
 	// Rate is how many connections of one address are taken a second, after a burst
 	// of four times as many; 100 unless set.
@@ -66,7 +69,10 @@ type Gateway struct {
 	open     int
 	greeting int // of those, without an answered handshake
 	from     map[netip.Addr]int
+	greets   map[netip.Addr]int
 	rates    rates
+
+	decisions atomic.Int64 // that Run has carried out
 
 	// Connecting a chassis is two steps, in the store and here. Two connections
 	// of one chassis must not interleave them.
@@ -92,12 +98,12 @@ func New(c Config) *Gateway {
 		c.MaxPerAddress = 1024
 	}
 	if c.MaxHandshakes <= 0 {
-		c.MaxHandshakes = 1024
+		c.MaxHandshakes = 256
 	}
 	if c.Rate <= 0 {
 		c.Rate = 100
 	}
-	return &Gateway{c: c, meters: newMeters(), sessions: map[string]*Session{}, from: map[netip.Addr]int{}, rates: rates{per: c.Rate}, seed: maphash.MakeSeed()}
+	return &Gateway{c: c, meters: newMeters(), sessions: map[string]*Session{}, from: map[netip.Addr]int{}, greets: map[netip.Addr]int{}, rates: rates{per: c.Rate}, seed: maphash.MakeSeed()}
 }
 
 // Serve accepts agents on l until ctx ends, then closes l and all its sessions
@@ -137,7 +143,7 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener, tlsConfig *tls.Conf
 		}
 		wg.Go(func() {
 			defer g.release(from)
-			g.serve(ctx, conn, tlsConfig)
+			g.serve(ctx, conn, from, tlsConfig)
 		})
 	}
 }
@@ -168,24 +174,28 @@ func (g *Gateway) connect(ctx context.Context, s *Session, in store.Session) err
 	stripe := &g.stripes[maphash.String(g.seed, store.Identity(in.Handshake))%uint64(len(g.stripes))]
 	stripe.Lock()
 	defer stripe.Unlock()
-	c, err := g.c.Store.Connect(ctx, in)
+	decided := g.decisions.Load()
+	e, err := g.c.Store.Enter(ctx, in)
 	var held *store.HeldError
 	if errors.As(err, &held) && !g.answers(ctx, held.Chassis) {
 		in.TakeOver = true
-		c, err = g.c.Store.Connect(ctx, in)
+		e, err = g.c.Store.Enter(ctx, in)
 	}
 	if err != nil {
 		return err
 	}
-	for _, n := range c.Notes {
-		s.log.Warn(n, "chassis", c.ID)
+	for _, n := range e.Notes {
+		s.log.Warn(n, "chassis", e.Chassis)
 	}
-	s.chassis = c.ID
-	s.approved.Store(c.Approved != nil)
+	s.chassis = e.Chassis
+	s.approved.Store(e.Approved)
 	g.mu.Lock()
-	old := g.sessions[c.ID]
-	g.sessions[c.ID] = s
+	old := g.sessions[e.Chassis]
+	g.sessions[e.Chassis] = s
 	g.mu.Unlock()
+	// What was decided since the store let it in and before it was to be found in
+	// sessions, Run has not told it.
+	s.ask = g.decisions.Load() != decided
 	if old != nil {
 		old.end(errors.New("replaced by a newer session of the same chassis"))
 	}
@@ -217,13 +227,14 @@ func (g *Gateway) settle(ctx context.Context, s *Session) error {
 	if err := g.c.Store.SaveStatus(ctx, s.chassis, st); err != nil {
 		return err
 	}
-	// What was decided before this session was known here, Run has not told it.
-	approved, err := g.c.Store.MayConnect(ctx, s.chassis)
-	if err != nil {
-		return err
-	}
-	if approved {
-		s.approved.Store(true)
+	if s.ask {
+		approved, err := g.c.Store.MayConnect(ctx, s.chassis)
+		if err != nil {
+			return err
+		}
+		if approved {
+			s.approved.Store(true)
+		}
 	}
 	if err := g.c.Handler.Connected(ctx, s.chassis, st); err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -39,6 +40,7 @@ type Session struct {
 	log     *slog.Logger
 	ready   bool // guarded by g.mu
 
+	ask       bool        // whether it is approved; see Gateway.connect
 	approved  atomic.Bool // the chassis may work
 	certified time.Time   // when it was last given a certificate; of the reading goroutine
 
@@ -61,7 +63,7 @@ func (s *Session) Legacy() bool { return s.legacy }
 func (s *Session) BootID() string { return s.bootID }
 
 // serve is the life of a connection.
-func (g *Gateway) serve(ctx context.Context, conn net.Conn, tlsConfig *tls.Config) {
+func (g *Gateway) serve(ctx context.Context, conn net.Conn, from netip.Addr, tlsConfig *tls.Config) {
 	log := g.c.Log.With("address", conn.RemoteAddr().String())
 	var certificates []*x509.Certificate
 	defer func() { conn.Close() }()
@@ -69,7 +71,7 @@ func (g *Gateway) serve(ctx context.Context, conn net.Conn, tlsConfig *tls.Confi
 	if tlsConfig != nil {
 		c := tls.Server(conn, tlsConfig)
 		if err := c.HandshakeContext(ctx); err != nil {
-			g.greeted()
+			g.greeted(from)
 			g.meters.handshakes.WithLabelValues("tls").Inc()
 			if ctx.Err() == nil {
 				log.Warn("agent refused", "error", fmt.Errorf("TLS: %w", err))
@@ -87,7 +89,7 @@ func (g *Gateway) serve(ctx context.Context, conn net.Conn, tlsConfig *tls.Confi
 	}
 	r := teeth.NewReader(conn)
 	err := s.handshake(ctx, r, certificates)
-	g.greeted()
+	g.greeted(from)
 	if err != nil {
 		g.meters.handshakes.WithLabelValues("refused").Inc()
 		s.violation(err)

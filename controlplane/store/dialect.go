@@ -89,8 +89,9 @@ func storable(s string) string {
 
 // reader runs queries outside of transactions, on connections of its own.
 type reader struct {
-	db *sql.DB
-	d  dialect
+	db   *sql.DB
+	d    dialect
+	kept *statements
 }
 
 // readAttempts is how often a query is tried whose connection turns out broken.
@@ -98,6 +99,10 @@ const readAttempts = 3
 
 // QueryContext runs a query with ? for parameters.
 func (r reader) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if st := r.kept.get(query); st != nil {
+		return st.QueryContext(ctx, r.d.arguments(args)...)
+	}
+	r.kept.prepare()
 	for attempt := 1; ; attempt++ {
 		rows, err := r.db.QueryContext(ctx, r.d.rebind(query), r.d.arguments(args)...)
 		if err == nil || r.d == sqlite || attempt == readAttempts || ctx.Err() != nil || !broken(err) {

@@ -28,6 +28,7 @@ func (s *Store) openSQLite(path string) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	s.w.SetMaxOpenConns(1)
+	s.kept = &statements{db: s.w}
 	db, err := sql.Open("sqlite", sqliteDSN(path)+"&_pragma=query_only(1)")
 	if err != nil {
 		s.w.Close()
@@ -35,7 +36,7 @@ func (s *Store) openSQLite(path string) error {
 	}
 	db.SetMaxOpenConns(8)
 	db.SetMaxIdleConns(8)
-	s.r = reader{db: db, d: sqlite}
+	s.r = reader{db: db, d: sqlite, kept: &statements{db: db}}
 	return nil
 }
 

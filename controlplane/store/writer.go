@@ -38,18 +38,27 @@ type tx struct {
 	saved  bool  // a savepoint of a write before is still there
 	failed error // of a statement of the current write
 	ended  []ending
+	kept   *statements
 }
 
 func (t *tx) nextRev() int64 { t.rev++; return t.rev }
 
 // Exec runs a statement with ? for parameters.
 func (t *tx) Exec(query string, args ...any) (sql.Result, error) {
+	if st := t.kept.get(query); st != nil {
+		res, err := t.sql.StmtContext(t.ctx, st).ExecContext(t.ctx, t.d.arguments(args)...)
+		return res, t.note(err)
+	}
 	res, err := t.sql.ExecContext(t.ctx, t.d.rebind(query), t.d.arguments(args)...)
 	return res, t.note(err)
 }
 
 // Query runs a query with ? for parameters.
 func (t *tx) Query(query string, args ...any) (*sql.Rows, error) {
+	if st := t.kept.get(query); st != nil {
+		rows, err := t.sql.StmtContext(t.ctx, st).QueryContext(t.ctx, t.d.arguments(args)...)
+		return rows, t.note(err)
+	}
 	rows, err := t.sql.QueryContext(t.ctx, t.d.rebind(query), t.d.arguments(args)...)
 	return rows, t.note(err)
 }
@@ -101,6 +110,7 @@ func (s *Store) write() {
 		select {
 		case o := <-s.ops:
 			s.commit(o)
+			s.kept.prepare()
 		case <-s.quit:
 			return
 		}
@@ -221,7 +231,7 @@ func (s *Store) begin(ctx context.Context) (*tx, error) {
 		return t, err
 	}
 	sqlTx, err := s.w.BeginTx(ctx, nil)
-	return &tx{sql: sqlTx, ctx: ctx, rev: s.rev, now: time.Now().UnixMilli()}, err
+	return &tx{sql: sqlTx, ctx: ctx, rev: s.rev, now: time.Now().UnixMilli(), kept: s.kept}, err
 }
 
 // conclude commits.
