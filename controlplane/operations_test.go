@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/teeth-metal/teeth/controlplane/client"
 	"github.com/teeth-metal/teeth/controlplane/pki"
 )
 
@@ -117,6 +118,19 @@ func TestServiceManagerAndShutdown(t *testing.T) {
 	if _, err := half.Write(make([]byte, 100_000)); err != nil {
 		t.Fatal(err)
 	}
+	// It is under way when it is in the audit trail; before, it may be dropped.
+	reach, err := client.Load(info.ClientFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cl, err := client.New(reach)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the request in the audit trail", func() bool {
+		trail, err := cl.Audit(t.Context(), "", "", 1)
+		return err == nil && len(trail) == 1 && trail[0].Status == 0
+	})
 	stop()
 	hear("STOPPING=1")
 	if _, err := half.Write(make([]byte, 100_000)); err != nil {
