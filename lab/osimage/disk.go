@@ -14,12 +14,16 @@ import (
 const earlyConfig = "search.fs_uuid " + fsUUID + " root\nset prefix=($root)/boot/grub\n"
 
 // grubModules are what the core image needs to read the others, and what
-// grubConfig uses.
-const grubModules = "biosdisk part_gpt ext2 search_fs_uuid normal configfile linux gzio serial terminal echo test"
+// grubConfig uses; firmwareModules, how it reads disks, is built into GRUB for UEFI.
+const (
+	grubModules     = "part_gpt ext2 search_fs_uuid normal configfile linux gzio serial terminal echo test"
+	firmwareModules = "biosdisk "
+)
 
 const (
 	grubDir  = "/usr/lib/grub/i386-pc"
 	coreFile = "/boot/grub/i386-pc/core.img"
+	efiFile  = "/boot/grub/bootx64.efi"
 )
 
 // coreImage copies GRUB's modules to /boot and makes its core image, with the
@@ -49,12 +53,21 @@ func (b *builder) coreImage() error {
 	if err := os.WriteFile(filepath.Join(b.root, early), []byte(earlyConfig), 0o644); err != nil {
 		return err
 	}
-	return b.run(b.root, "", "/bin/sh", "-c",
-		"exec grub-mkimage --format=i386-pc --prefix=/boot/grub --config="+early+" --output="+coreFile+" "+grubModules)
+	for _, image := range []string{
+		"--format=i386-pc --output=" + coreFile + " " + firmwareModules,
+		// All that it needs is in it: no module is read from disk.
+		"--format=x86_64-efi --output=" + efiFile + " ",
+	} {
+		err := b.run(b.root, "", "/bin/sh", "-c", "exec grub-mkimage --prefix=/boot/grub --config="+early+" "+image+grubModules)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// partition makes the file and its GPT: a partition for GRUB's core image and
-// one for the root, which the first boot grows.
+// partition makes the file and its GPT: a partition for GRUB's core image, one
+// for UEFI, and the root, which the first boot grows.
 func (b *builder) partition() error {
 	f, err := os.Create(b.raw)
 	if err != nil {
@@ -67,9 +80,17 @@ func (b *builder) partition() error {
 	if err := f.Close(); err != nil {
 		return err
 	}
-	const biosBoot, linuxRoot = "21686148-6449-6E6F-744E-656564454649", "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"
-	script := fmt.Sprintf("label: gpt\nlabel-id: %s\nstart=%d, size=%d, type=%s, name=grub, uuid=%s\nstart=%d, size=%d, type=%s, name=root, uuid=%s\n",
-		diskGUID, grubStart, grubSize, biosBoot, diskGUID[:35]+"1", rootStart, rootSize, linuxRoot, diskGUID[:35]+"2")
+	script := "label: gpt\nlabel-id: " + diskGUID + "\n"
+	for i, p := range []struct {
+		start, size int
+		kind, name  string
+	}{
+		{grubStart, grubSize, "21686148-6449-6E6F-744E-656564454649", "grub"},
+		{espStart, espSize, "C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "esp"},
+		{rootStart, rootSize, "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709", "root"},
+	} {
+		script += fmt.Sprintf("start=%d, size=%d, type=%s, name=%s, uuid=%s%d\n", p.start, p.size, p.kind, p.name, diskGUID[:35], i+1)
+	}
 	return b.run("", script, "sfdisk", "--quiet", b.raw)
 }
 
@@ -78,6 +99,22 @@ func (b *builder) fileSystem() error {
 	// GRUB 2.06 cannot read the two features.
 	return b.run("", "", "mkfs.ext4", "-q", "-F", "-L", "root", "-U", fsUUID, "-m", "1", "-O", "^metadata_csum_seed,^orphan_file",
 		"-E", "root_owner=0:0,offset="+strconv.Itoa(rootStart*sectorSize), "-d", b.root, b.raw, strconv.Itoa(rootSize/2)+"k")
+}
+
+// systemPartition puts GRUB where UEFI firmware looks on a disk that it has no
+// boot entry for, as on every disk that an image was written to.
+func (b *builder) systemPartition() error {
+	at := b.raw + "@@" + strconv.Itoa(espStart*sectorSize)
+	for _, step := range [][]string{
+		{"mformat", "-i", at, "-T", strconv.Itoa(espSize), "-h", "64", "-s", "32", "-N", "74656574", "-v", "ESP", "::"},
+		{"mmd", "-i", at, "::/EFI", "::/EFI/BOOT"},
+		{"mcopy", "-i", at, filepath.Join(b.root, efiFile), "::/EFI/BOOT/BOOTX64.EFI"},
+	} {
+		if err := b.run("", "", step[0], step[1:]...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // bootLoader writes boot.img into the MBR's code area and core.img into the BIOS

@@ -53,9 +53,9 @@ func Build(ctx context.Context, out string, log *slog.Logger) (*Image, error) {
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("OS image %s: must be root, for the owners of its files", out)
 	}
-	for _, tool := range []string{"mmdebstrap", "sfdisk", "mkfs.ext4"} {
+	for _, tool := range []string{"mmdebstrap", "sfdisk", "mkfs.ext4", "mformat"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			return nil, fmt.Errorf("OS image %s: %w; install the Debian packages mmdebstrap, fdisk and e2fsprogs", out, err)
+			return nil, fmt.Errorf("OS image %s: %w; install the Debian packages mmdebstrap, fdisk, e2fsprogs and mtools", out, err)
 		}
 	}
 	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
@@ -73,7 +73,7 @@ func Build(ctx context.Context, out string, log *slog.Logger) (*Image, error) {
 		do   func() error
 	}{
 		{"bootstrap", b.bootstrap}, {"configure", b.configure}, {"partition", b.partition},
-		{"file system", b.fileSystem}, {"boot loader", b.bootLoader},
+		{"file system", b.fileSystem}, {"EFI system partition", b.systemPartition}, {"boot loader", b.bootLoader},
 	} {
 		start := time.Now()
 		if err := step.do(); err != nil {

@@ -19,7 +19,9 @@ const (
 	sectorSize = 512
 	grubStart  = 2048 // sectors, of the BIOS boot partition
 	grubSize   = 2048
-	rootStart  = grubStart + grubSize
+	espStart   = grubStart + grubSize // EFI system partition, with GRUB for UEFI
+	espSize    = 8192
+	rootStart  = espStart + espSize
 	rootSize   = rawSize/sectorSize - rootStart - 2048 // leaves room for the backup GPT
 )
 
@@ -27,7 +29,7 @@ const (
 // the lab's chassis (NVMe, virtio, SCSI) and a small initrd.
 var packages = []string{
 	"linux-image-cloud-amd64", "systemd-sysv", "udev", "dbus", "cloud-init", "cloud-guest-utils", "fdisk", "ifupdown",
-	"isc-dhcp-client", "iproute2", "openssh-server", "grub-pc", "ca-certificates",
+	"isc-dhcp-client", "iproute2", "openssh-server", "grub-pc", "grub-efi-amd64-bin", "ca-certificates",
 }
 
 // excluded is what nobody reads on a server.
