@@ -43,6 +43,13 @@ func decode(job string, options json.RawMessage, v any) error {
 	return nil
 }
 
+// Bounds of the work, for tasks that have no timeout of their own. A system may
+// take minutes to shut down, and a large one many more to boot.
+const (
+	maxPower   = 15 * time.Minute
+	maxRamdisk = 45 * time.Minute
+)
+
 func progress(w *workflow.Work, step string) {
 	if w.Progress != nil {
 		w.Progress(0, 0, step)
@@ -67,6 +74,8 @@ func setPower(ctx context.Context, s *power.Service, w *workflow.Work) (any, err
 		if err != nil {
 			return nil, err
 		}
+		ctx, cancel := context.WithTimeout(ctx, maxPower)
+		defer cancel()
 		progress(w, "power "+in.Action)
 		if err := s.SetAndWait(ctx, w.Chassis.ID, a); err != nil {
 			return nil, err
@@ -109,6 +118,8 @@ func bootRamdisk(ctx context.Context, s *power.Service, db *store.Store, w *work
 	if before.Connected && !in.Force {
 		return map[string]any{"boot_id": before.BootID, "already": true}, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, maxRamdisk)
+	defer cancel()
 	progress(w, "set the next boot to the network")
 	if err := s.SetBoot(ctx, w.Chassis.ID, power.Boot{Device: power.PXE, UEFI: in.UEFI}); err != nil {
 		return nil, err
