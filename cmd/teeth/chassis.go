@@ -24,7 +24,7 @@ func chassisCommand() *cobra.Command {
 	}
 	conn.addFlags(cmd)
 	cmd.AddCommand(chassisList(&conn), chassisShow(&conn), chassisWatch(&conn),
-		chassisDecommission(&conn), chassisProvision(&conn),
+		chassisDecommission(&conn), chassisProvision(&conn), chassisReboot(&conn),
 		chassisApprove(&conn), chassisReject(&conn), chassisForget(&conn))
 	return cmd
 }
@@ -210,6 +210,32 @@ func chassisProvision(conn *connection) *cobra.Command {
 	f.StringVar(&root.Transport, "root-transport", "", "install to a disk on this bus: nvme, sata, sas, virtio, …")
 	f.StringVar(&in.Boot, "boot", "auto", "auto (kexec if possible, else reboot), kexec or reboot")
 	f.BoolVar(&wait, "wait", false, "wait until the installed system is set running, with live progress")
+	return cmd
+}
+
+func chassisReboot(conn *connection) *cobra.Command {
+	var off, wait bool
+	cmd := &cobra.Command{
+		Use:   "reboot CHASSIS",
+		Short: "Have the chassis' agent reboot it or, with --off, turn it off",
+		Long: chassisHelp + `
+A chassis that is rebooted is waited for, up to 30 minutes. One whose agent does not
+answer is rebooted by its BMC: teeth power.`,
+		Args: args(cobra.ExactArgs(1)),
+		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
+			graph := "Graph.Reboot"
+			if off {
+				graph = "Graph.Shutdown"
+			}
+			g, err := c.RunGraph(cmd.Context(), client.RunGraph{Graph: graph, Chassis: a[0]})
+			if err != nil {
+				return err
+			}
+			return started(cmd, conn, c, g, wait)
+		}),
+	}
+	cmd.Flags().BoolVar(&off, "off", false, "turn it off")
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until it has ended, with live progress")
 	return cmd
 }
 

@@ -30,6 +30,7 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/sku"
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/controlplane/workflow"
+	"github.com/teeth-metal/teeth/controlplane/workflow/definition"
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
 
@@ -213,6 +214,8 @@ func status(err error) int {
 		return http.StatusConflict
 	case errors.Is(err, store.ErrInvalid), errors.Is(err, workflow.ErrInvalid), errors.Is(err, images.ErrInvalid), errors.Is(err, io.ErrUnexpectedEOF):
 		return http.StatusBadRequest
+	case errors.Is(err, definition.ErrUnknown): // but not as a part of what is invalid
+		return http.StatusNotFound
 	case errors.As(err, &agent), errors.Is(err, images.ErrFetch):
 		return http.StatusBadGateway
 	case errors.Is(err, os.ErrDeadlineExceeded):

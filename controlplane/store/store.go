@@ -48,7 +48,7 @@ const MaxPage = 1000
 
 // Store is safe for concurrent use.
 type Store struct {
-	w        *sql.DB // the writer's one connection
+	w        *sql.DB     // the writer's one connection
 	kept     *statements // of w
 	r        reader
 	postgres *postgres // nil: SQLite

@@ -174,6 +174,19 @@ func (e *Engine) stopStrays(ctx context.Context, session Session, chassis string
 	return nil
 }
 
+// cancelOnce tells an agent to stop a task, once in a session.
+func (e *Engine) cancelOnce(ctx context.Context, session Session, t store.Task) error {
+	what := session.ID() + " " + t.ID
+	e.mu.Lock()
+	told := e.told[t.Chassis] == what
+	e.told[t.Chassis] = what
+	e.mu.Unlock()
+	if told {
+		return nil
+	}
+	return e.cancel(ctx, session, t.ID)
+}
+
 func (e *Engine) cancel(ctx context.Context, session Session, task string) error {
 	ctx, stop := context.WithTimeout(ctx, e.c.Answer)
 	defer stop()

@@ -46,7 +46,7 @@ type Config struct {
 	// ImageKey makes the capabilities of downloads of images, as netboot's
 	// CapabilityKey checks them; "": none are needed.
 	ImageKey string
-	Log     *slog.Logger
+	Log      *slog.Logger
 
 	Answer time.Duration // for an agent to accept a command; 60 s unless set
 	Poll   time.Duration // how often everything open is looked at; 30 s unless set
@@ -70,6 +70,7 @@ type Engine struct {
 	heard   map[string]heard              // by chassis: of its task
 	strays  map[string][]string           // by chassis: tasks its agent does that have ended here
 	working map[string]context.CancelFunc // by lease: local tasks
+	told    map[string]string             // by chassis: session and task of the newest cancel
 	timed   map[string]bool               // tasks whose next attempt a timer waits for
 
 	local   sync.WaitGroup
@@ -95,7 +96,7 @@ func New(c Config) *Engine {
 	}
 	return &Engine{
 		c: c, jobs: map[string]Job{}, awake: map[string]bool{}, locks: map[string]*sync.Mutex{}, wake: make(chan struct{}, 1),
-		heard: map[string]heard{}, strays: map[string][]string{}, working: map[string]context.CancelFunc{}, timed: map[string]bool{},
+		heard: map[string]heard{}, strays: map[string][]string{}, working: map[string]context.CancelFunc{}, timed: map[string]bool{}, told: map[string]string{},
 	}
 }
 
@@ -292,7 +293,7 @@ func (e *Engine) attend(ctx context.Context, session Session, t store.Task) (aga
 			return false, nil
 		}
 		if err = e.listen(ctx, session, t); t.Cancel && !session.Legacy() {
-			err = errors.Join(err, e.cancel(ctx, session, t.ID))
+			err = errors.Join(err, e.cancelOnce(ctx, session, t))
 		}
 	}
 	return false, err
