@@ -171,7 +171,8 @@ func (n *network) server(p process, subnets ...store.Subnet) *store.Store {
 // client makes a namespace with one interface, eth0, on the bridge of in.
 func (n *network) client(in *netns.Net, name string) *netns.Net {
 	n.t.Helper()
-	c := &netns.Net{Name: in.Name + "-" + name}
+	// Not with the name's beginning: what begins so and is locked by nobody is swept away.
+	c := &netns.Net{Name: strings.TrimPrefix(in.Name, "teeth-tmp-") + "-" + name}
 	n.run(nil, "ip", "netns", "add", c.Name)
 	n.t.Cleanup(func() {
 		if err := netns.Remove(c.Name); err != nil {

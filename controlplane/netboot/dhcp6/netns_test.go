@@ -120,7 +120,8 @@ func TestDhclient(t *testing.T) {
 			t.Errorf("server: %v\n%s", err, log.String())
 		}
 	}()
-	client := &netns.Net{Name: n.Name + "-c0"}
+	// Not with the name's beginning: what begins so and is locked by nobody is swept away.
+	client := &netns.Net{Name: strings.TrimPrefix(n.Name, "teeth-tmp-") + "-c0"}
 	run(nil, "ip", "netns", "add", client.Name)
 	defer func() {
 		if err := netns.Remove(client.Name); err != nil {
