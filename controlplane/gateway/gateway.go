@@ -188,6 +188,7 @@ func (g *Gateway) connect(ctx context.Context, s *Session, in store.Session) err
 		s.log.Warn(n, "chassis", e.Chassis)
 	}
 	s.chassis = e.Chassis
+	s.log = s.log.With("chassis", s.chassis) // before others can find the session
 	s.approved.Store(e.Approved)
 	g.mu.Lock()
 	old := g.sessions[e.Chassis]

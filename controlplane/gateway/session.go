@@ -100,7 +100,6 @@ func (g *Gateway) serve(ctx context.Context, conn net.Conn, from netip.Addr, tls
 	}
 	g.meters.handshakes.WithLabelValues("ok").Inc()
 	conn.SetDeadline(time.Time{})
-	s.log = log.With("chassis", s.chassis)
 	s.log.Info("agent connected", "boot_id", s.bootID, "legacy", s.legacy, "approved", s.approved.Load(), "certificate", len(certificates) > 0)
 	var settling sync.WaitGroup
 	settling.Go(func() {
