@@ -7,10 +7,12 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -113,15 +115,21 @@ func version(t testing.TB) string {
 	return filepath.Base(dirs[0])
 }
 
+// freePort returns a port outside the range from which the kernel gives ports to
+// other programs' connections: the broker binds it seconds later, and again when it
+// is restarted.
 func freePort(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := strconv.Itoa(10_000 + rand.N(20_000))
+		l, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return port
+	t.Fatal("no free port from 10000 to 30000 on 127.0.0.1")
+	return ""
 }
 
 // Run starts the broker again after Kill, with what it had on disk, and waits
