@@ -15,7 +15,7 @@ const proxyPort = 4011
 
 // handleProxy answers firmware and iPXE with a boot file, and never with an address:
 // those are another server's business.
-func (s *Server) handleProxy(_ context.Context, m *dhcpv4.DHCPv4, in arrival) *dhcpv4.DHCPv4 {
+func (s *Server) handleProxy(ctx context.Context, m *dhcpv4.DHCPv4, in arrival) *dhcpv4.DHCPv4 {
 	c, ok := readClient(m)
 	if !ok || !c.pxe {
 		return nil
@@ -35,11 +35,10 @@ func (s *Server) handleProxy(_ context.Context, m *dhcpv4.DHCPv4, in arrival) *d
 		return nil
 	}
 	// A subnet is no condition here. Where one is, it may say where the files are.
-	if r.host = r.self; s.Store != nil {
-		if err := s.proxySubnet(&r); err != nil {
-			s.Log.Error("DHCP: cannot look up subnets", "error", err)
-			return nil
-		}
+	r.host = r.self
+	if err := s.proxySubnet(ctx, &r); err != nil {
+		s.Log.Error("DHCP: cannot look up subnets", "error", err)
+		return nil
 	}
 	reply, err := dhcpv4.NewReplyFromRequest(m,
 		dhcpv4.WithMessageType(answer),
@@ -65,8 +64,8 @@ func (s *Server) handleProxy(_ context.Context, m *dhcpv4.DHCPv4, in arrival) *d
 
 // proxySubnet takes boot files and the boot server's address from a subnet that the
 // client, its relay agent or our interface is in.
-func (s *Server) proxySubnet(r *request) error {
-	all, err := s.Store.Subnets(context.Background())
+func (s *Server) proxySubnet(ctx context.Context, r *request) error {
+	all, err := s.Store.Subnets(ctx)
 	if err != nil {
 		return err
 	}
