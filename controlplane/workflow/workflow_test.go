@@ -372,3 +372,36 @@ func FuzzProvisionCheck(f *testing.F) {
 		}
 	})
 }
+
+// What was given up while its chassis was away is stopped when it is back.
+func TestGivenUpWorkIsStopped(t *testing.T) {
+	session := &fake{}
+	e, s := engine(t, session, time.Minute)
+	c := chassis(t, s, "1.0", inventory)
+	g, err := e.Decommission(t.Context(), c, Decommission{Steps: []string{"erase"}}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := g.Tasks[0].ID
+	for end := time.Now().Add(20 * time.Second); len(session.called()) == 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("nothing is sent")
+		}
+	}
+	if g, err = e.GiveUpGraph(t.Context(), g.ID); err != nil || g.State != store.Cancelled {
+		t.Fatal(g.State, err)
+	}
+	if err := e.Connected(t.Context(), c.ID, teeth.Status{Tasks: []teeth.TaskStatus{{TaskID: id, State: teeth.Running}}}); err != nil {
+		t.Fatal(err)
+	}
+	e.Wake(c.ID)
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		calls := session.called()
+		if last := calls[len(calls)-1]; strings.HasPrefix(last, teeth.MethodTaskCancel) && strings.Contains(last, id) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("it goes on: %q", calls)
+		}
+	}
+}
