@@ -54,7 +54,6 @@ type AMQP struct {
 	changed  chan struct{} // closed when something below has changed
 	transmit state         // connection to publish and request on
 	receive  state         // connection to consume from
-	consumer *amqp.Connection
 	subs     map[*subscriber]bool
 	requests *amqp.Connection // the transmit connection, for requests
 }

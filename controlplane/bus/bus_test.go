@@ -80,7 +80,11 @@ func TestBuses(t *testing.T) {
 	})
 	t.Run("RabbitMQ", func(t *testing.T) {
 		broker := rabbitmqtest.Start(t)
-		one, two := start(t, bus.Config{URLs: []string{broker.URL()}}), start(t, bus.Config{URLs: []string{broker.URL()}})
+		// A user with what docs/rackhd.md says it needs, and no more.
+		broker.Ctl("add_user", "teeth", "p%ss:w/rd")
+		broker.Ctl("set_permissions", "teeth", `^(on\.|teeth\.)`, `^(on\.|teeth\.|amq\.default$)`, `^(on\.|teeth\.)`)
+		url := "amqp://teeth:p%25ss%3Aw%2Frd@" + broker.Address() + "/"
+		one, two := start(t, bus.Config{URLs: []string{url}}), start(t, bus.Config{URLs: []string{url}})
 		contract(t, one, two)
 	})
 }

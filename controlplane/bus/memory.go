@@ -2,6 +2,7 @@ package bus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -41,7 +42,7 @@ var _ Bus = (*Memory)(nil)
 
 // Publish implements Bus. It waits while a subscriber's queue is full.
 func (b *Memory) Publish(ctx context.Context, messages ...Message) error {
-	if err := check(messages); err != nil {
+	if err := errors.Join(b.Err(), check(messages)); err != nil {
 		return err
 	}
 	for _, m := range messages {
