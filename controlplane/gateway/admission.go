@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"time"
@@ -36,7 +37,7 @@ func (g *Gateway) admit(from netip.Addr) (refusal string) {
 		return "too many sessions from this address"
 	case g.greeting >= g.c.MaxHandshakes:
 		return "too many handshakes in progress"
-	case g.greets[from] >= max(g.c.MaxHandshakes/8, 2):
+	case g.greets[from] >= max(g.c.MaxHandshakes/32, 2):
 		return "too many handshakes in progress from this address"
 	case !g.rates.allow(from, time.Now()):
 		return "too many connections a second from this address"
@@ -46,6 +47,29 @@ func (g *Gateway) admit(from netip.Addr) (refusal string) {
 	g.greets[from]++
 	g.from[from]++
 	return ""
+}
+
+const (
+	maxServed = 256             // handshakes at a time
+	maxWait   = 8 * time.Second // for one to be served; agents give up after 15 s
+)
+
+// serveNext waits until a handshake may be served. It reports whether it may.
+func (g *Gateway) serveNext(ctx context.Context) bool {
+	select {
+	case g.slots <- struct{}{}:
+		return true
+	default:
+	}
+	t := time.NewTimer(maxWait)
+	defer t.Stop()
+	select {
+	case g.slots <- struct{}{}:
+		return true
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return false
 }
 
 // greeted ends the time between a connection's beginning and its first answer.

@@ -32,7 +32,7 @@ func BenchmarkTaskStatus(b *testing.B) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() {
-		done <- New(Config{Store: s, Handler: nothing{}, Log: slog.New(slog.DiscardHandler)}).Serve(ctx, l, nil)
+		done <- New(Config{MaxHandshakes: 1 << 14, Store: s, Handler: nothing{}, Log: slog.New(slog.DiscardHandler)}).Serve(ctx, l, nil)
 	}()
 	defer func() { cancel(); <-done }()
 	var left atomic.Int64

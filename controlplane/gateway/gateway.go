@@ -45,10 +45,10 @@ type Config struct {
 
 	MaxSessions   int // 20000 unless set
 	MaxPerAddress int // from one IPv4 address or IPv6 /64; 1024 unless set, for chassis behind one NAT
-	// MaxHandshakes is how many connections may be without an answered handshake
-	// at a time, an eighth of them from one address; 256 unless set. What comes beyond
-	// is closed before TLS costs anything, as handshakes that all take too long are
-	// worth nothing.
+	// MaxHandshakes is how many connections may be without an answered handshake at
+	// a time, a 32nd of them from one address; 4096 unless set. What comes beyond is
+	// closed. Of those, 256 are served at a time and the others wait for a moment, so
+	// that each costs its share of time once and none is given up half-way.
 	MaxHandshakes int
 	// Rate is how many connections of one address are taken a second, after a burst
 	// of four times as many; 100 unless set.
@@ -70,6 +70,7 @@ type Gateway struct {
 	greeting int // of those, without an answered handshake
 	from     map[netip.Addr]int
 	greets   map[netip.Addr]int
+	slots    chan struct{} // holds one for each handshake being served
 	rates    rates
 
 	decisions atomic.Int64 // that Run has carried out
@@ -98,12 +99,12 @@ func New(c Config) *Gateway {
 		c.MaxPerAddress = 1024
 	}
 	if c.MaxHandshakes <= 0 {
-		c.MaxHandshakes = 256
+		c.MaxHandshakes = 4096
 	}
 	if c.Rate <= 0 {
 		c.Rate = 100
 	}
-	return &Gateway{c: c, meters: newMeters(), sessions: map[string]*Session{}, from: map[netip.Addr]int{}, greets: map[netip.Addr]int{}, rates: rates{per: c.Rate}, seed: maphash.MakeSeed()}
+	return &Gateway{c: c, meters: newMeters(), sessions: map[string]*Session{}, from: map[netip.Addr]int{}, greets: map[netip.Addr]int{}, slots: make(chan struct{}, maxServed), rates: rates{per: c.Rate}, seed: maphash.MakeSeed()}
 }
 
 // Serve accepts agents on l until ctx ends, then closes l and all its sessions

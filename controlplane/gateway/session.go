@@ -67,10 +67,15 @@ func (g *Gateway) serve(ctx context.Context, conn net.Conn, from netip.Addr, tls
 	log := g.c.Log.With("address", conn.RemoteAddr().String())
 	var certificates []*x509.Certificate
 	defer func() { conn.Close() }()
+	if !g.serveNext(ctx) {
+		g.greeted(from)
+		return
+	}
 	conn.SetDeadline(time.Now().Add(g.c.Handshake))
 	if tlsConfig != nil {
 		c := tls.Server(conn, tlsConfig)
 		if err := c.HandshakeContext(ctx); err != nil {
+			<-g.slots
 			g.greeted(from)
 			g.meters.handshakes.WithLabelValues("tls").Inc()
 			if ctx.Err() == nil {
@@ -89,6 +94,7 @@ func (g *Gateway) serve(ctx context.Context, conn net.Conn, from netip.Addr, tls
 	}
 	r := teeth.NewReader(conn)
 	err := s.handshake(ctx, r, certificates)
+	<-g.slots
 	g.greeted(from)
 	if err != nil {
 		g.meters.handshakes.WithLabelValues("refused").Inc()
