@@ -31,6 +31,8 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/metrics"
 	"github.com/teeth-metal/teeth/controlplane/netboot"
 	"github.com/teeth-metal/teeth/controlplane/pki"
+	"github.com/teeth-metal/teeth/controlplane/rackhd"
+	"github.com/teeth-metal/teeth/controlplane/rackhd/node"
 	"github.com/teeth-metal/teeth/controlplane/seal"
 	"github.com/teeth-metal/teeth/controlplane/settings"
 	"github.com/teeth-metal/teeth/controlplane/store"
@@ -199,10 +201,12 @@ func (s *server) open(ctx context.Context) (err error) {
 			return session, ok
 		},
 		BootURL: s.bootURL, ImageKey: s.secrets,
-		Log:     s.Log,
+		Log: s.Log,
 	})
 	s.gateway = gateway.New(gateway.Config{Store: s.store, Handler: s.engine, Token: s.enrol, Authority: s.authority,
-		AutoApprove: s.Enrolment.AutoApprove, Version: s.Version, Log: s.Log})
+		NodeCapability: func(chassis, bootID string) string { return node.Capability(s.secrets, chassis, bootID) },
+		AutoApprove:    s.Enrolment.AutoApprove, Version: s.Version, Log: s.Log})
+	s.engine.Register(rackhd.CommandsJob())
 	s.openHardware()
 	return nil
 }
@@ -257,10 +261,14 @@ func (s *server) run(outer context.Context) error {
 	}
 	_, s.bootPort, _ = net.SplitHostPort(info.Boot)
 	_, s.agentsPort, _ = net.SplitHostPort(info.Agents)
+	nodes := node.Handler(node.Config{
+		Store: s.store, Commands: rackhd.Commands{Store: s.store, Finish: s.engine.FinishTask}, Key: s.secrets,
+		Tokenless: func() bool { return s.settings.Values().TokenlessNodes }, Log: s.Log,
+	})
 	boot, err := netboot.Handler(netboot.Config{
 		Store: s.store, Image: s.images.File, BootDir: s.BootDir, IPXEDirs: s.Network.IPXEDirs, Log: s.Log,
 		AgentsPort: s.agentsPort, CAPin: info.CASHA256, Token: s.enrol, KernelArgs: s.KernelArgs, MoreArgs: func() string { return s.settings.Values().KernelArgs },
-		BootToken: s.store.IssueBootToken, CapabilityKey: s.secrets, Observe: s.metrics.Requests("boot"),
+		BootToken: s.store.IssueBootToken, CapabilityKey: s.secrets, Nodes: nodes, Observe: s.metrics.Requests("boot"),
 	})
 	if err != nil {
 		return err
@@ -271,7 +279,7 @@ func (s *server) run(outer context.Context) error {
 	defer endRequests()
 	operators := api.Handler(requests, api.Config{
 		Store: s.store, Gateway: s.gateway, Engine: s.engine, Images: s.images,
-		Power: s.hardware.power, Pollers: s.hardware.pollers, SKUs: s.hardware.skus,
+		Power: s.hardware.power, Pollers: s.hardware.pollers, SKUs: s.hardware.skus, Settings: s.settings,
 		Token: s.operator, Version: s.Version, Log: s.Log,
 		Health: s.health, Metrics: s.metrics.Handler(), Observe: s.metrics.Requests("api"), Limits: s.Operations.limits(),
 		Backup: s.backup,

@@ -204,6 +204,9 @@ func (c *conn) reply(m teeth.Message) error {
 			c.s.creds.introduced(c.certified, true)
 			c.certifies = r.Certificates
 		}
+		if c.s.cfg.Welcomed != nil {
+			c.s.cfg.Welcomed(r)
+		}
 		c.established.Store(true)
 		c.s.connected.Store(true)
 		close(c.handshaken)

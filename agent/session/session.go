@@ -54,7 +54,10 @@ type Config struct {
 	Handshake func() teeth.Handshake // asked for on every connection; Endpoint is filled in
 	Handler   Handler
 	Delivered func(taskID string) // called when the server has acknowledged a final state; may be nil
-	Log       *slog.Logger
+	// Welcomed is called with the answer to the handshake of every connection; it
+	// must return at once; may be nil.
+	Welcomed func(teeth.HandshakeResult)
+	Log      *slog.Logger
 }
 
 // Session delivers messages to the control plane. Its methods may be called from

@@ -41,7 +41,10 @@ type Config struct {
 	Authority   *pki.Authority
 	AutoApprove []store.Rule // that apply as long as this process runs
 	Version     string       // this server's software version
-	Log         *slog.Logger
+	// NodeCapability makes what opens RackHD's tasks API to a chassis during a boot
+	// of its agent; nil: there is no such API.
+	NodeCapability func(chassis, bootID string) string
+	Log            *slog.Logger
 
 	MaxSessions   int // 20000 unless set
 	MaxPerAddress int // from one IPv4 address or IPv6 /64; 1024 unless set, for chassis behind one NAT

@@ -212,8 +212,12 @@ func (s *Session) handshake(ctx context.Context, r *teeth.Reader, certificates [
 	if err := s.g.connect(ctx, s, in); err != nil {
 		return refuse(err)
 	}
-	ok, err := teeth.NewResult(m.ID, teeth.HandshakeResult{
-		Chassis: s.chassis, Version: s.g.c.Version, Certificates: s.secure && s.g.c.Authority != nil && !s.legacy})
+	result := teeth.HandshakeResult{
+		Chassis: s.chassis, Version: s.g.c.Version, Certificates: s.secure && s.g.c.Authority != nil && !s.legacy}
+	if s.g.c.NodeCapability != nil && !s.legacy {
+		result.NodeCapability = s.g.c.NodeCapability(s.chassis, s.bootID)
+	}
+	ok, err := teeth.NewResult(m.ID, result)
 	if err == nil {
 		err = s.write(ok)
 	}

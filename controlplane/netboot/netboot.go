@@ -59,6 +59,9 @@ type Config struct {
 	MoreArgs func() string
 	// BootToken makes a one-time token for a machine; nil: Token is given instead.
 	BootToken func(ctx context.Context, uuid, mac string) (string, error)
+	// Nodes answers below /api/, with limits of its own; nil: nobody does. See
+	// package controlplane/rackhd/node.
+	Nodes http.Handler
 	// Observe is told of every response: its route, status, time and bytes of body;
 	// nil: nobody is.
 	Observe func(route string, status int, took time.Duration, sent int64)
@@ -81,7 +84,18 @@ func Handler(c Config) (http.Handler, error) {
 	mux.HandleFunc("GET /boot/{file}", s.bootFile)
 	mux.HandleFunc("GET /images/{id}", s.image)
 	mux.HandleFunc("POST /phone_home/{token}", s.phoneHome)
-	return http.MaxBytesHandler(impatient(s.noticed(mux)), maxPhoneHome), nil
+	files := http.MaxBytesHandler(impatient(s.noticed(mux)), maxPhoneHome)
+	if c.Nodes == nil {
+		return files, nil
+	}
+	nodes := s.noticed(c.Nodes)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/api/") {
+			nodes.ServeHTTP(w, r)
+			return
+		}
+		files.ServeHTTP(w, r)
+	}), nil
 }
 
 // impatient bounds the time for a body. The server waits for what is left of it

@@ -30,7 +30,7 @@ func (s *server) noticed(h http.Handler) http.Handler {
 		if s.Observe != nil {
 			s.Observe(r.Pattern, rec.status, time.Since(began), rec.bytes)
 		}
-		if !s.notices.Allow() {
+		if idlePoll(r, rec.status) || !s.notices.Allow() {
 			return
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), noticeTime)
@@ -47,6 +47,12 @@ func (s *server) noticed(h http.Handler) http.Handler {
 			s.Log.Error("no notice of a boot request", "path", pathForLog(r.URL), "error", err)
 		}
 	})
+}
+
+// idlePoll reports whether a response only says that there is nothing to do, which
+// every node that polls is told every few seconds.
+func idlePoll(r *http.Request, status int) bool {
+	return status == http.StatusNotFound && r.Method == http.MethodGet && strings.HasPrefix(r.URL.Path, "/api/")
 }
 
 func remote(r *http.Request) netip.Addr {

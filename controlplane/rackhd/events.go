@@ -148,6 +148,13 @@ func (t *teller) tell() {
 		}
 	case store.NoticeDHCPBound:
 		t.say(rackhd.Events, "dhcp.bind.success."+whose, data)
+	case store.NoticeFromNode:
+		if t.node == "" {
+			t.say(rackhd.Events, "notification", data)
+			return
+		}
+		data["nodeId"] = t.node
+		t.say(rackhd.Events, "notification."+t.node, data)
 	case store.NoticeAlert:
 		t.alert()
 	}

@@ -67,7 +67,7 @@ func newEstateIn(t *testing.T, dir string, cleanup func(func())) *estate {
 			return nil, ctx.Err()
 		}
 	}})
-	e.engine.Register(workflow.Job{Name: JobCommands})
+	e.engine.Register(CommandsJob())
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- e.engine.Run(ctx) }()

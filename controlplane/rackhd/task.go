@@ -85,6 +85,7 @@ func (s *Service) taskMethods() []method {
 			if !ok {
 				return rackhd.Result{Value: object{}}, err
 			}
+			todo.TaskID = "" // the bus has RackHD's keys and no other
 			return rackhd.Result{Value: todo}, err
 		}),
 		node("respondCommands", func(ctx context.Context, chassis store.Chassis, c call) (any, error) {

@@ -225,7 +225,7 @@ func (s *Store) Forget(ctx context.Context, chassis, by string, force bool) erro
 		}
 		for _, what := range []string{
 			`phone_home WHERE chassis = ?`, `events WHERE chassis = ?`, `boot_tokens WHERE chassis = ?`,
-			`alerts WHERE chassis = ?`,
+			`alerts WHERE chassis = ?`, `catalogs WHERE chassis = ?`,
 			`phone_home WHERE task IN (SELECT id FROM tasks WHERE graph IN (SELECT id FROM graphs WHERE chassis = ?))`,
 			`tasks WHERE graph IN (SELECT id FROM graphs WHERE chassis = ?)`, `tasks WHERE chassis = ?`, `graphs WHERE chassis = ?`,
 		} {

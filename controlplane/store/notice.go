@@ -16,16 +16,17 @@ const (
 	NoticeConnected    = "chassis.connected"
 	NoticeDisconnected = "chassis.disconnected"
 	NoticeInspected    = "chassis.inspected"
-	NoticeGraphStarted = "graph.started"  // subject: graph; data: graphName, status
-	NoticeGraphEnded   = "graph.finished" // the same
-	NoticeTaskStarted  = "task.started"   // subject: task; data: taskName, graphId, graphName
-	NoticeTaskEnded    = "task.finished"  // subject: task; data: taskName, graphId, graphName, state, error, context, terminalOnStates
-	NoticeTFTPSent     = "tftp.success"   // data: file, remoteAddress, remotePort, size, time
-	NoticeTFTPFailed   = "tftp.failure"   // the same, and error
-	NoticeHTTP         = "http.response"  // data: address, method, url, statusCode, time
-	NoticeDHCPBound    = "dhcp.bound"     // data: ip, mac, hostname, expires
-	NoticeSKU          = "sku.assigned"   // data: sku
-	NoticeAlert        = "poller.alert"   // subject: poller; data: see package poller
+	NoticeGraphStarted = "graph.started"     // subject: graph; data: graphName, status
+	NoticeGraphEnded   = "graph.finished"    // the same
+	NoticeTaskStarted  = "task.started"      // subject: task; data: taskName, graphId, graphName
+	NoticeTaskEnded    = "task.finished"     // subject: task; data: taskName, graphId, graphName, state, error, context, terminalOnStates
+	NoticeTFTPSent     = "tftp.success"      // data: file, remoteAddress, remotePort, size, time
+	NoticeTFTPFailed   = "tftp.failure"      // the same, and error
+	NoticeHTTP         = "http.response"     // data: address, method, url, statusCode, time
+	NoticeDHCPBound    = "dhcp.bound"        // data: ip, mac, hostname, expires
+	NoticeSKU          = "sku.assigned"      // data: sku
+	NoticeFromNode     = "node.notification" // what a node posts; data: as it posts it
+	NoticeAlert        = "poller.alert"      // subject: poller; data: see package poller
 )
 
 // maxNotices bounds how many notices wait to be told; the oldest give way.

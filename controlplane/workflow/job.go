@@ -29,6 +29,9 @@ type Job struct {
 	// something that JSON can express. Nil: the work is done by somebody who calls
 	// FinishTask.
 	Run func(ctx context.Context, w *Work) (result any, err error)
+	// Check refuses options that the job cannot take, before a graph is run; nil:
+	// it takes all. It is not asked of a job that the engine knows by itself.
+	Check func(options json.RawMessage) error
 }
 
 // Work is what a Job's Run is given.

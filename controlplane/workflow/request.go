@@ -217,6 +217,11 @@ func (e *Engine) check(ctx context.Context, c store.Chassis, t *store.NewTask, d
 	case store.KindConnected:
 		return decodeOptions(t.Options, new(connectedOptions))
 	}
+	if check := e.jobs[t.Job].Check; check != nil {
+		if err := check(t.Options); err != nil {
+			return invalid("%w", err)
+		}
+	}
 	return nil
 }
 

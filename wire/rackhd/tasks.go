@@ -18,9 +18,12 @@ const (
 // NodeTasks is what a node fetches to do, and, with the outcome of each task
 // filled in, what it posts back.
 type NodeTasks struct {
-	Identifier string     `json:"identifier"` // the node's id
-	Tasks      []NodeTask `json:"tasks"`
-	Exit       *Exit      `json:"exit,omitempty"` // end polling after these
+	Identifier string `json:"identifier"` // the node's id
+	// TaskID tells a report on these tasks from one on others with the same
+	// commands. RackHD has no such key; its nodes post back what they got.
+	TaskID string     `json:"taskId,omitempty"`
+	Tasks  []NodeTask `json:"tasks"`
+	Exit   *Exit      `json:"exit,omitempty"` // end polling after these
 }
 
 // NodeTask is one command. An empty one asks whether the node is there.
@@ -141,6 +144,9 @@ func ParseNodeTasks(body []byte, limit int) (NodeTasks, error) {
 func (t NodeTasks) Check() error {
 	if len(t.Identifier) > 64 {
 		return fmt.Errorf("%w: tasks of a node: identifier %.64q has more than 64 bytes", ErrInvalid, t.Identifier)
+	}
+	if len(t.TaskID) > 64 {
+		return fmt.Errorf("%w: tasks of a node: taskId %.64q has more than 64 bytes", ErrInvalid, t.TaskID)
 	}
 	if len(t.Tasks) > MaxNodeTasks {
 		return fmt.Errorf("%w: %d tasks for a node, the most is %d", ErrInvalid, len(t.Tasks), MaxNodeTasks)

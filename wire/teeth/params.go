@@ -60,6 +60,9 @@ type HandshakeResult struct {
 	Version string `json:"version,omitempty"` // the server's software version
 	// Certificates says that the server knows the certificate command.
 	Certificates bool `json:"certificates,omitempty"`
+	// NodeCapability opens the chassis' commands in RackHD's tasks API, where the
+	// server has one, until the chassis boots again. It is a secret.
+	NodeCapability string `json:"node_capability,omitempty"`
 }
 
 // CertificateParams of certificate: a request (PKCS #10, DER) for a client
