@@ -130,13 +130,18 @@ func (t *tx) connect(in Session, server string) (id string, notes []string, err 
 	if created {
 		b.id = uuid.NewString()
 	}
-	if err := t.mayConnect(b, in, server); err != nil {
+	if err := b.admits(in); err != nil {
 		return "", nil, err
 	}
 	if in.BootToken != "" {
 		if err := t.redeem(in.BootToken, b.id, self, in.Handshake.BootID); err != nil {
 			return "", nil, err
 		}
+	}
+	// After the token: who has none that counts must not make us ask another
+	// session whether it is alive.
+	if err := t.held(b, in, server); err != nil {
+		return "", nil, err
 	}
 	macs := in.Handshake.MACs
 	if macs == nil {
@@ -148,6 +153,9 @@ func (t *tx) connect(in Session, server string) (id string, notes []string, err 
 	}
 	h := in.Handshake
 	if created {
+		if err := t.room(); err != nil {
+			return "", nil, err
+		}
 		key := self.key()
 		var taken int
 		if err := t.QueryRow(`SELECT COUNT(*) FROM chassis WHERE identity = ?`, key).Scan(&taken); err != nil {
@@ -258,13 +266,36 @@ func (t *tx) recognise(self identity, note func(string, ...any)) (board, error) 
 	return best, nil
 }
 
-// mayConnect refuses sessions that are not to touch a stored chassis.
-func (t *tx) mayConnect(b board, in Session, server string) error {
+// maxWaiting is how many chassis may wait for approval. Whoever is on the boot
+// network can invent as many as he likes. It is a variable for tests.
+var maxWaiting = 20_000
+
+// room refuses a chassis that was never seen before while too many wait.
+func (t *tx) room() error {
+	var waiting int
+	if err := t.QueryRow(`SELECT COUNT(*) FROM chassis WHERE approved IS NULL`).Scan(&waiting); err != nil {
+		return err
+	}
+	if waiting >= maxWaiting {
+		return fmt.Errorf("%w: %d chassis wait for approval or are rejected, and no more are taken: approve or forget some", ErrRefused, waiting)
+	}
+	return nil
+}
+
+// admits refuses sessions that are never to touch a stored chassis.
+func (b board) admits(in Session) error {
 	switch {
 	case b.rejected.Valid:
 		return fmt.Errorf("%w: chassis %s was rejected: approve it to let it in", ErrRefused, b.id)
 	case b.verified && !in.Secure:
 		return fmt.Errorf("%w: chassis %s has connected over TLS before, and this session is in the clear", ErrRefused, b.id)
+	}
+	return nil
+}
+
+// held refuses sessions of a chassis that has another one, which may be alive.
+func (t *tx) held(b board, in Session, server string) error {
+	switch {
 	case in.Certificate != "" || !b.connected || b.certBoot == "" || b.certBoot != b.bootID || in.Handshake.BootID == b.bootID ||
 		b.server == "" || in.TakeOver:
 		return nil
@@ -281,7 +312,7 @@ func (t *tx) mayConnect(b board, in Session, server string) error {
 // approval lets rules approve a chassis, and takes back an approval that does not
 // reach as far as this session.
 func (t *tx) approval(b board, self identity, in Session, note func(string, ...any)) error {
-	if b.approved.Valid && self.weak() && in.Secure && in.Certificate == "" && b.bootID != in.Handshake.BootID {
+	if b.approved.Valid && self.weak() && in.Secure && in.Certificate == "" && (b.bootID != in.Handshake.BootID || b.bootID == "") {
 		// Anybody on its network can claim a MAC address.
 		note("it has neither UUID nor serial number to be known by, so it needs approval after every boot")
 		if err := t.withdraw(b.id); err != nil {

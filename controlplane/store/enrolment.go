@@ -18,6 +18,15 @@ const (
 	bootTokenKeep = 30 * 24 * time.Hour
 )
 
+// Bounds of tokens that nobody has shown yet: whoever is on the boot network gets as
+// many as he asks for.
+const (
+	maxTokensOfMachine = 16      // the oldest give way
+	maxUnusedTokens    = 100_000 // ditto, of all
+	tidyTokens         = time.Minute
+	tidyTokensAfter    = 10_000 // tokens, if that is earlier
+)
+
 // maxDecisions is how many decisions are kept.
 const maxDecisions = 10_000
 
@@ -73,13 +82,38 @@ func (s *Store) IssueBootToken(ctx context.Context, uuid, mac string) (token str
 		return "", fmt.Errorf("boot token: MAC address %.64q: %w", mac, ErrInvalid)
 	}
 	return token, s.update(ctx, func(t *tx) error {
-		if _, err := t.Exec(`DELETE FROM boot_tokens WHERE used IS NULL AND created < ? OR spent < ? OR created < ?`,
-			t.now-bootTokenLife.Milliseconds(), t.now-bootTokenLife.Milliseconds(), t.now-bootTokenKeep.Milliseconds()); err != nil {
+		if err := s.tokens.tidy(t); err != nil {
+			return err
+		}
+		if _, err := t.Exec(`DELETE FROM boot_tokens WHERE mac = ? AND used IS NULL AND created <= (SELECT created FROM boot_tokens
+			WHERE mac = ? AND used IS NULL ORDER BY created DESC LIMIT 1 OFFSET ?)`, mac, mac, maxTokensOfMachine-1); err != nil {
 			return err
 		}
 		_, err := t.Exec(`INSERT INTO boot_tokens (token_sha256, uuid, mac, created) VALUES (?, ?, ?, ?)`, tokenDigest(token), uuid, mac, t.now)
 		return err
 	})
+}
+
+// tokenTidier drops tokens that are good for nothing. That looks at all of them,
+// so it is not done with each. Only the writer's goroutine uses it.
+type tokenTidier struct {
+	at     int64 // when it was done last, Unix milliseconds
+	issued int   // since
+}
+
+func (k *tokenTidier) tidy(t *tx) error {
+	k.issued++
+	if since := t.now - k.at; since >= 0 && since < tidyTokens.Milliseconds() && k.issued < tidyTokensAfter {
+		return nil
+	}
+	k.at, k.issued = t.now, 0
+	if _, err := t.Exec(`DELETE FROM boot_tokens WHERE used IS NULL AND created < ? OR spent < ? OR created < ?`,
+		t.now-bootTokenLife.Milliseconds(), t.now-bootTokenLife.Milliseconds(), t.now-bootTokenKeep.Milliseconds()); err != nil {
+		return err
+	}
+	_, err := t.Exec(`DELETE FROM boot_tokens WHERE used IS NULL AND created <= (
+		SELECT created FROM boot_tokens WHERE used IS NULL ORDER BY created DESC LIMIT 1 OFFSET ?)`, maxUnusedTokens)
+	return err
 }
 
 // redeem binds a boot token to the chassis and boot that show it first, and

@@ -66,8 +66,9 @@ type Store struct {
 	others sync.WaitGroup // goroutines but the writer
 	remote chan struct{}
 
-	batch     int64        // number of the writer's newest transaction
-	downSince time.Time    // since when the writer has not reached the database
+	batch     int64     // number of the writer's newest transaction
+	downSince time.Time // since when the writer has not reached the database
+	tokens    tokenTidier
 	ahead     atomic.Int64 // how far the database's clock is ahead of ours, in ms
 
 	mu      sync.Mutex

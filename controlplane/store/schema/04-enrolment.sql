@@ -7,6 +7,8 @@ ALTER TABLE chassis ADD COLUMN booted_by_token INTEGER NOT NULL DEFAULT 0; -- it
 ALTER TABLE chassis ADD COLUMN certificate_boot TEXT NOT NULL DEFAULT ''; -- boot that holds its client certificate
 UPDATE chassis SET approved = created, approved_by = 'upgrade';
 CREATE INDEX chassis_uuid ON chassis (uuid);
+CREATE INDEX chassis_address ON chassis (address);
+CREATE INDEX chassis_waiting ON chassis (id) WHERE approved IS NULL;
 
 -- One-time tokens that the boot script carries.
 CREATE TABLE boot_tokens (
@@ -21,6 +23,7 @@ CREATE TABLE boot_tokens (
 );
 CREATE INDEX boot_tokens_created ON boot_tokens (created);
 CREATE INDEX boot_tokens_chassis ON boot_tokens (chassis);
+CREATE INDEX boot_tokens_unused ON boot_tokens (mac, created) WHERE used IS NULL;
 
 CREATE TABLE enrolment_rules (
 	id      TEXT PRIMARY KEY,
