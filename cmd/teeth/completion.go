@@ -55,6 +55,10 @@ var names = map[string]func(context.Context, *client.Client) ([]string, error){
 		all, err := c.ListUsers(ctx)
 		return each(all, func(u client.User) []string { return []string{u.Name + "\t" + u.Role} }), err
 	},
+	"KEY": func(ctx context.Context, c *client.Client) ([]string, error) {
+		all, err := c.ListSettings(ctx)
+		return each(all, func(s client.Setting) []string { return []string{s.Key + "\t" + s.About} }), err
+	},
 	"ROLE": func(context.Context, *client.Client) ([]string, error) {
 		return []string{"admin", "operator", "viewer"}, nil
 	},

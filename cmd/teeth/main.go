@@ -50,7 +50,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 control plane not re
 		serveCommand(), chassisCommand(), graphCommand(), taskCommand(), imageCommand(), subnetCommand(), leaseCommand(),
 		initramfsCommand(), labCommand(), enrolmentCommand(),
 		userCommand(), tokenCommand(), auditCommand(), specCommand(),
-		backupCommand(), restoreCommand(),
+		backupCommand(), restoreCommand(), serverCommand(), settingCommand(),
 		bmcCommand(), powerCommand(), snmpCommand(), pollerCommand(), alertCommand(), skuCommand(),
 	)
 	completeNames(root)

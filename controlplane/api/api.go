@@ -27,6 +27,7 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/images"
 	"github.com/teeth-metal/teeth/controlplane/poller"
 	"github.com/teeth-metal/teeth/controlplane/power"
+	"github.com/teeth-metal/teeth/controlplane/settings"
 	"github.com/teeth-metal/teeth/controlplane/sku"
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/controlplane/workflow"
@@ -44,16 +45,17 @@ var bodyStall = time.Minute
 
 // Config of the interface.
 type Config struct {
-	Store   *store.Store
-	Gateway *gateway.Gateway
-	Engine  *workflow.Engine
-	Images  *images.Library
-	Power   *power.Service
-	Pollers *poller.Service
-	SKUs    *sku.Service
-	Token   string // of the admin who has access to the server's data directory
-	Version string // of the server's software
-	Log     *slog.Logger
+	Store    *store.Store
+	Gateway  *gateway.Gateway
+	Engine   *workflow.Engine
+	Images   *images.Library
+	Power    *power.Service
+	Pollers  *poller.Service
+	SKUs     *sku.Service
+	Settings *settings.Live
+	Token    string // of the admin who has access to the server's data directory
+	Version  string // of the server's software
+	Log      *slog.Logger
 
 	Limits  Limits
 	Health  http.Handler // answers /healthz and /readyz; nil: neither is there
@@ -85,7 +87,7 @@ type route struct {
 // routes are all operations. A subject with more than a few has a file of its own,
 // and a list that is joined here.
 var routes = slices.Concat(
-	coreRoutes, graphRoutes, operatorRoutes, enrolmentRoutes, addressRoutes, hardwareRoutes,
+	coreRoutes, graphRoutes, operatorRoutes, enrolmentRoutes, addressRoutes, hardwareRoutes, estateRoutes,
 )
 
 var coreRoutes = []route{
@@ -198,8 +200,10 @@ func status(err error) int {
 	var known *refusal
 	var large *http.MaxBytesError
 	var agent *teeth.MethodError
-	if code, ok := hardwareStatus(err); ok {
-		return code
+	for _, part := range []func(error) (int, bool){hardwareStatus, settingStatus} {
+		if code, ok := part(err); ok {
+			return code
+		}
 	}
 	switch {
 	case errors.As(err, &known):

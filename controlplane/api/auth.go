@@ -34,6 +34,9 @@ var roles = map[string]store.Role{
 	"DELETE /v1/tokens/{id}":  store.Viewer, // one's own; the handler looks
 	"GET /v1/audit":           store.Admin,
 	"POST /v1/backup":         store.Admin,
+	// They hold for all servers, and what chassis boot.
+	"PUT /v1/settings/{key}":    store.Admin,
+	"DELETE /v1/settings/{key}": store.Admin,
 	// A rule lets in chassis that nobody has looked at.
 	"POST /v1/enrolment/rules":        store.Admin,
 	"DELETE /v1/enrolment/rules/{id}": store.Admin,

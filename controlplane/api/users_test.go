@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/teeth-metal/teeth/controlplane/client"
+	"github.com/teeth-metal/teeth/controlplane/settings"
 	"github.com/teeth-metal/teeth/controlplane/store"
 )
 
@@ -41,6 +42,8 @@ func TestOperatorSchemasAgree(t *testing.T) {
 		"NewToken":   {NewToken{}, client.NewToken{}},
 		"AuditEntry": {store.AuditEntry{}, client.AuditEntry{}},
 		"Spec":       {store.Spec{}, client.Spec{}},
+		"Server":     {store.Server{}, client.Server{}},
+		"Setting":    {settings.Setting{}, client.Setting{}},
 	})
 }
 

@@ -127,3 +127,43 @@ func FuzzWith(f *testing.F) {
 		}
 	})
 }
+
+func TestList(t *testing.T) {
+	s, log := open(t)
+	l, err := Open(t.Context(), s, log, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As another server would, or one of another version.
+	for key, value := range map[string]string{"log.level": `"debug"`, "events.heartbeat_seconds": `-1`, "of.the.future": `1`} {
+		if err := s.Set(t.Context(), key, json.RawMessage(value), "ann"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := l.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defaults, err := Default().all()
+	if err != nil || len(list) != len(defaults) || len(about) != len(defaults) {
+		t.Fatalf("%d of %d settings, %d are described: %v", len(list), len(defaults), len(about), err)
+	}
+	for i, one := range list {
+		if i > 0 && list[i-1].Key >= one.Key || one.About == "" || string(one.Default) != string(defaults[one.Key]) {
+			t.Errorf("%+v", one)
+		}
+		want := string(one.Default)
+		if one.Key == "log.level" {
+			want = `"debug"`
+		}
+		if string(one.Value) != want || (one.Key == "log.level") != (one.By == "ann" && one.Changed != nil) {
+			t.Errorf("%s is %s by %q, want %s", one.Key, one.Value, one.By, want)
+		}
+	}
+	if one, err := l.One(t.Context(), "log.level"); err != nil || string(one.Value) != `"debug"` {
+		t.Errorf("%+v %v", one, err)
+	}
+	if _, err := l.One(t.Context(), "log.leveL"); !errors.Is(err, ErrUnknown) || !strings.Contains(err.Error(), "there are") {
+		t.Error(err)
+	}
+}

@@ -461,6 +461,9 @@ func testServers(t *testing.T, server *postgrestest.Server) {
 			}
 		}
 	}
+	if list, err = b.Servers(t.Context()); err != nil || list[0].Sessions != 1 || list[1].Sessions != 1 {
+		t.Errorf("%+v, %v", list, err)
+	}
 	// A third that starts leaves the sessions of those that live.
 	open(t, dsn)
 	connected(true, true)

@@ -19,13 +19,14 @@ const (
 
 // Server is a control plane that has the database open, or had.
 type Server struct {
-	ID      string    `json:"id"`
-	Name    string    `json:"name"` // host name
-	Version string    `json:"version"`
-	Boot    string    `json:"boot,omitempty"` // base URL of its boot listener
-	Started time.Time `json:"started"`
-	Seen    time.Time `json:"seen"`
-	Alive   bool      `json:"alive"`
+	ID       string    `json:"id"`
+	Name     string    `json:"name"` // host name
+	Version  string    `json:"version"`
+	Boot     string    `json:"boot,omitempty"` // base URL of its boot listener
+	Started  time.Time `json:"started"`
+	Seen     time.Time `json:"seen"`
+	Alive    bool      `json:"alive"`
+	Sessions int       `json:"sessions"` // chassis that are connected to it
 }
 
 // register records the server and forgets the chassis' sessions of its process
@@ -92,7 +93,10 @@ func (s *Store) SetBoot(ctx context.Context, base string) error {
 
 // Servers returns all servers of the database, the longest running first.
 func (s *Store) Servers(ctx context.Context) ([]Server, error) {
-	rows, err := s.r.QueryContext(ctx, `SELECT id, name, version, boot, started, seen FROM servers ORDER BY started, id LIMIT ?`, MaxPage)
+	rows, err := s.r.QueryContext(ctx, `SELECT id, name, version, boot, started, seen, COALESCE(held, 0)
+		FROM servers LEFT JOIN (SELECT server, COUNT(*) AS held FROM chassis WHERE connected <> 0 GROUP BY server) AS sessions
+			ON sessions.server = servers.id
+		ORDER BY started, id LIMIT ?`, MaxPage)
 	if err != nil {
 		return nil, fmt.Errorf("list servers: %w", err)
 	}
@@ -101,7 +105,7 @@ func (s *Store) Servers(ctx context.Context) ([]Server, error) {
 	for rows.Next() {
 		var v Server
 		var started, seen int64
-		if err := rows.Scan(&v.ID, &v.Name, &v.Version, &v.Boot, &started, &seen); err != nil {
+		if err := rows.Scan(&v.ID, &v.Name, &v.Version, &v.Boot, &started, &seen, &v.Sessions); err != nil {
 			return nil, fmt.Errorf("list servers: %w", err)
 		}
 		v.Started, v.Seen = time.UnixMilli(started).UTC(), time.UnixMilli(seen).UTC()
