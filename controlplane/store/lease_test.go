@@ -6,21 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
 )
-
-func leaseStore(t testing.TB) *Store {
-	t.Helper()
-	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "teeth.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { s.Close() })
-	return s
-}
 
 func ip(s string) netip.Addr { return netip.MustParseAddr(s) }
 
@@ -50,7 +39,7 @@ func wants(sub Subnet, mac string, want string) LeaseRequest {
 }
 
 func TestLeaseLife(t *testing.T) {
-	s, ctx := leaseStore(t), t.Context()
+	s, ctx := newStore(t), t.Context()
 	sub := testSubnet(t, s, "192.0.2.0/24", "192.0.2.10-192.0.2.19")
 	const mac = "52:54:00:00:00:01"
 	offer, err := s.OfferLease(ctx, wants(sub, mac, ""))
@@ -101,7 +90,7 @@ func TestLeaseLife(t *testing.T) {
 }
 
 func TestEveryAddressOnce(t *testing.T) {
-	s, ctx := leaseStore(t), t.Context()
+	s, ctx := newStore(t), t.Context()
 	sub := testSubnet(t, s, "192.0.2.0/24", "192.0.2.100-192.0.2.149", "192.0.2.200-192.0.2.249")
 	var mu sync.Mutex
 	seen := map[netip.Addr]string{}
@@ -136,7 +125,7 @@ func TestEveryAddressOnce(t *testing.T) {
 }
 
 func TestLongestFreeFirst(t *testing.T) {
-	s, ctx := leaseStore(t), t.Context()
+	s, ctx := newStore(t), t.Context()
 	sub := testSubnet(t, s, "192.0.2.0/24", "192.0.2.10-192.0.2.12")
 	for i := range 3 {
 		a := fmt.Sprintf("192.0.2.1%d", i)
@@ -159,7 +148,7 @@ func TestLongestFreeFirst(t *testing.T) {
 }
 
 func TestPins(t *testing.T) {
-	s, ctx := leaseStore(t), t.Context()
+	s, ctx := newStore(t), t.Context()
 	sub := testSubnet(t, s, "192.0.2.0/24", "192.0.2.10-192.0.2.13")
 	const mac = "52:54:00:00:00:01"
 	if err := s.PinMAC(ctx, mac); !errors.Is(err, ErrNotFound) {
@@ -227,7 +216,7 @@ func TestPins(t *testing.T) {
 // Offers to clients that never come back do not keep others out for long, and
 // their number is bounded by the pool.
 func TestStarvation(t *testing.T) {
-	s, ctx := leaseStore(t), t.Context()
+	s, ctx := newStore(t), t.Context()
 	sub := testSubnet(t, s, "10.0.0.0/16", "10.0.1.0-10.0.1.39")
 	var wg sync.WaitGroup
 	for i := range 100 {
@@ -287,7 +276,7 @@ func TestSubnetIsChecked(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	s := leaseStore(t)
+	s := newStore(t)
 	sub := testSubnet(t, s, "192.0.2.0/24", "192.0.2.0-192.0.2.255")
 	sub.Gateway, sub.Exclude = ip("192.0.2.1"), ranges("192.0.2.10-192.0.2.20")
 	if got, err := s.SetSubnet(t.Context(), sub); err != nil || got.pool().size() != 256-2-1-11 {
@@ -305,7 +294,7 @@ func TestSubnetIsChecked(t *testing.T) {
 }
 
 func TestPoolOfIPv6(t *testing.T) {
-	s, ctx := leaseStore(t), t.Context()
+	s, ctx := newStore(t), t.Context()
 	sub := testSubnet(t, s, "2001:db8::/64", "2001:db8::1000-2001:db8::ffff:ffff")
 	for i := range 50 {
 		r := LeaseRequest{Subnet: sub, Client: fmt.Sprintf("duid:00%02x/1", i), ID: fmt.Sprintf("00%02x", i)}
