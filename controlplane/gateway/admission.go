@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -52,24 +53,30 @@ func (g *Gateway) admit(from netip.Addr) (refusal string) {
 const (
 	maxServed = 256             // handshakes at a time
 	maxWait   = 8 * time.Second // for one to be served; agents give up after 15 s
+	// maxHeld is how long a handshake counts among those served. One that takes
+	// longer waits for its peer, who may be in no hurry at all, and goes on beside
+	// them until its own time is up: else a few addresses could keep all others out.
+	maxHeld = 2 * time.Second
 )
 
-// serveNext waits until a handshake may be served. It reports whether it may.
-func (g *Gateway) serveNext(ctx context.Context) bool {
-	select {
-	case g.slots <- struct{}{}:
-		return true
-	default:
-	}
+// serveNext waits until a handshake may be served and returns what to call when it
+// was, or nil if it may not.
+func (g *Gateway) serveNext(ctx context.Context) (served func()) {
 	t := time.NewTimer(maxWait)
 	defer t.Stop()
 	select {
 	case g.slots <- struct{}{}:
-		return true
 	case <-t.C:
+		return nil
 	case <-ctx.Done():
+		return nil
 	}
-	return false
+	free := sync.OnceFunc(func() { <-g.slots })
+	late := time.AfterFunc(maxHeld, free)
+	return func() {
+		late.Stop()
+		free()
+	}
 }
 
 // greeted ends the time between a connection's beginning and its first answer.

@@ -98,6 +98,8 @@ func (s *Session) certificate(ctx context.Context, m teeth.Message) (any, error)
 // another one, until ctx ends.
 func (g *Gateway) Run(ctx context.Context) error {
 	after, changed := g.c.Store.Revision()
+	atOnce := make(chan struct{})
+	close(atOnce)
 	for {
 		select {
 		case <-ctx.Done():
@@ -105,13 +107,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 		case <-changed:
 		}
 		_, changed = g.c.Store.Revision()
-		list, err := g.c.Store.Decisions(ctx, after, 0)
-		if err != nil && ctx.Err() == nil {
-			g.c.Log.Error("cannot look what was decided of chassis", "error", err)
-		}
-		for _, d := range list {
-			g.decided(d)
-			after = d.Rev
+		var more bool
+		if after, more = g.carryOut(ctx, after); more {
+			changed = atOnce // look again without waiting for a change
 		}
 		select {
 		case <-ctx.Done():
@@ -121,18 +119,47 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 }
 
-func (g *Gateway) decided(d store.Decision) {
+// carryOut carries out the decisions that are newer than a revision. It returns how
+// far it has come, and whether more are left: one page holds so many, and the store
+// may fail.
+func (g *Gateway) carryOut(ctx context.Context, after int64) (upTo int64, more bool) {
+	list, err := g.c.Store.Decisions(ctx, after, store.MaxPage)
+	for _, d := range list {
+		if err = g.decided(ctx, d); err != nil {
+			break
+		}
+		after = d.Rev
+	}
+	if err != nil && ctx.Err() == nil {
+		g.c.Log.Error("cannot carry out what was decided of chassis", "error", err)
+	}
+	return after, err != nil || len(list) == store.MaxPage
+}
+
+// decided carries out a decision. It may be an old one, which another has overtaken
+// since, so what the chassis may do is asked of the store.
+func (g *Gateway) decided(ctx context.Context, d store.Decision) error {
 	g.decisions.Add(1) // before the look at sessions
 	g.mu.Lock()
 	s := g.sessions[d.Chassis]
 	ready := s != nil && s.ready
 	g.mu.Unlock()
 	if s == nil {
-		return
+		return nil
 	}
 	switch d.Verdict {
-	case store.Approved:
-		s.approved.Store(true)
+	case store.Approved, store.Withdrawn:
+		approved, err := g.c.Store.MayConnect(ctx, d.Chassis)
+		switch {
+		case errors.Is(err, store.ErrRefused):
+			s.end(err)
+		case err != nil:
+			return err
+		}
+		s.approved.Store(approved)
+		if !approved {
+			break
+		}
 		s.log.Info("chassis approved", "by", d.By)
 		if ready {
 			g.c.Handler.Wake(d.Chassis)
@@ -144,4 +171,5 @@ func (g *Gateway) decided(d store.Decision) {
 			s.end(errors.New("the chassis has connected to another server"))
 		}
 	}
+	return nil
 }

@@ -55,7 +55,11 @@ type Config struct {
 	MaxHandshakes int
 	// Rate is how many connections of one address are taken a second, after a burst
 	// of four times as many; 100 unless set.
-	Rate      float64
+	Rate float64
+	// Reports is how many log messages and task updates of one session are taken a
+	// second, after a burst of ten times as many; 100 unless set. What comes faster
+	// waits in the connection.
+	Reports   float64
 	Handshake time.Duration // for TLS and the handshake; 10 s
 	Idle      time.Duration // without a line before a session ends; 60 s
 	Write     time.Duration // for one line to be taken; 10 s
@@ -106,6 +110,9 @@ func New(c Config) *Gateway {
 	}
 	if c.Rate <= 0 {
 		c.Rate = 100
+	}
+	if c.Reports <= 0 {
+		c.Reports = 100
 	}
 	return &Gateway{c: c, meters: newMeters(), sessions: map[string]*Session{}, from: map[netip.Addr]int{}, greets: map[netip.Addr]int{}, slots: make(chan struct{}, maxServed), rates: rates{per: c.Rate}, seed: maphash.MakeSeed()}
 }

@@ -30,9 +30,14 @@ func (s *Session) handle(ctx context.Context, m teeth.Message) (any, error) {
 	switch m.Method {
 	case teeth.MethodPing:
 		return m.Params, nil
-	case teeth.MethodLog:
-		return struct{}{}, s.logged(ctx, m)
-	case teeth.MethodTaskStatus:
+	case teeth.MethodLog, teeth.MethodTaskStatus:
+		// Each is a write to the store, which all chassis share.
+		if err := s.reports.Wait(ctx); err != nil {
+			return nil, err
+		}
+		if m.Method == teeth.MethodLog {
+			return struct{}{}, s.logged(ctx, m)
+		}
 		return struct{}{}, s.taskStatus(ctx, m)
 	case teeth.MethodCertificate:
 		return s.certificate(ctx, m)

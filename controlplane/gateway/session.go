@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
@@ -43,6 +45,7 @@ type Session struct {
 	ask       bool        // whether it is approved; see Gateway.connect
 	approved  atomic.Bool // the chassis may work
 	certified time.Time   // when it was last given a certificate; of the reading goroutine
+	reports   *rate.Limiter
 
 	writing sync.Mutex
 	w       *teeth.Writer
@@ -67,7 +70,8 @@ func (g *Gateway) serve(ctx context.Context, conn net.Conn, from netip.Addr, tls
 	log := g.c.Log.With("address", conn.RemoteAddr().String())
 	var certificates []*x509.Certificate
 	defer func() { conn.Close() }()
-	if !g.serveNext(ctx) {
+	served := g.serveNext(ctx)
+	if served == nil {
 		g.greeted(from)
 		return
 	}
@@ -75,7 +79,7 @@ func (g *Gateway) serve(ctx context.Context, conn net.Conn, from netip.Addr, tls
 	if tlsConfig != nil {
 		c := tls.Server(conn, tlsConfig)
 		if err := c.HandshakeContext(ctx); err != nil {
-			<-g.slots
+			served()
 			g.greeted(from)
 			g.meters.handshakes.WithLabelValues("tls").Inc()
 			if ctx.Err() == nil {
@@ -90,11 +94,11 @@ func (g *Gateway) serve(ctx context.Context, conn net.Conn, from netip.Addr, tls
 	s := &Session{
 		g: g, conn: conn, id: teeth.NewID(), log: log, secure: tlsConfig != nil,
 		w:    teeth.NewWriter(conn),
-		done: make(chan struct{}),
+		done: make(chan struct{}), reports: rate.NewLimiter(rate.Limit(g.c.Reports), int(10*g.c.Reports)+1),
 	}
 	r := teeth.NewReader(conn)
 	err := s.handshake(ctx, r, certificates)
-	<-g.slots
+	served()
 	g.greeted(from)
 	if err != nil {
 		g.meters.handshakes.WithLabelValues("refused").Inc()
