@@ -36,7 +36,7 @@ func TestServeOnBus(t *testing.T) {
 	defer peer.Close()
 	var mu sync.Mutex
 	heard := map[string]string{}
-	for _, exchange := range []string{wire.Events, wire.Logging} {
+	for _, exchange := range []string{wire.Events, wire.Task, wire.Logging} {
 		if err := peer.Subscribe(t.Context(), bus.Subscription{Exchange: exchange, Keys: []string{"#"}, Handle: func(_ context.Context, m bus.Message) *bus.Message {
 			mu.Lock()
 			defer mu.Unlock()
@@ -110,6 +110,25 @@ func TestServeOnBus(t *testing.T) {
 	hear("graph.started."+g.InstanceID, `"status":"running"`)
 	hear("task.finished."+p.TaskID, `"error":"a disk is stuck"`)
 	hear("graph.finished."+g.InstanceID, `"status":"failed"`)
+
+	// That a task is to stop is told while its agent has not stopped.
+	ask(wire.TaskGraphRunner, "methods.runTaskGraph", map[string]any{"name": "Graph.Decommission", "target": node}, &g)
+	a.accept(teeth.MethodDiskErase, &p)
+	var ended string
+	if ask(wire.TaskGraphRunner, "methods.cancelTaskGraph", map[string]any{"graphId": g.InstanceID}, &ended); ended != g.InstanceID {
+		t.Errorf("cancelled %q", ended)
+	}
+	a.accept(teeth.MethodTaskCancel, &teeth.TaskParams{})
+	hear("cancel."+p.TaskID, p.TaskID)
+	hear("methods.cancel."+p.TaskID, p.TaskID)
+	mu.Lock()
+	if early := heard["task.finished."+p.TaskID]; early != "" {
+		t.Errorf("before its agent has stopped: %s", early)
+	}
+	mu.Unlock()
+	a.report(teeth.TaskStatus{TaskID: p.TaskID, State: teeth.Failed, Msg: "stopped"})
+	hear("task.finished."+p.TaskID, `"state":"cancelled"`)
+	hear("graph.finished."+g.InstanceID, `"status":"cancelled"`)
 
 	// A setting takes effect at once.
 	var args string

@@ -135,6 +135,11 @@ func (t *teller) tell() {
 		t.say(rackhd.Task, "run."+n.Subject, rackhd.Result{Value: run})
 		t.say(rackhd.Task, "methods.run."+n.Subject, rackhd.Result{Value: run})
 		t.say(rackhd.Task, t.domain+".methods.run", object{"taskId": n.Subject, "graphId": data["graphId"]})
+	case store.NoticeTaskCancel:
+		cancel := object{"taskId": n.Subject}
+		t.say(rackhd.Task, "cancel."+n.Subject, cancel)
+		t.say(rackhd.Task, "methods.cancel."+n.Subject, rackhd.Result{Value: cancel})
+		t.say(rackhd.Task, "methods.cancel", cancel)
 	case store.NoticeTaskEnded:
 		t.taskEnded()
 	case store.NoticeTFTPSent:
@@ -177,12 +182,6 @@ func (t *teller) taskEnded() {
 	}
 	t.say(rackhd.Events, "task.finished."+t.n.Subject, data)
 	t.say(rackhd.Events, t.domain+".task.finished", data)
-	if data["state"] == store.Cancelled {
-		cancelled := object{"taskId": t.n.Subject}
-		t.say(rackhd.Task, "cancel."+t.n.Subject, cancelled)
-		t.say(rackhd.Task, "methods.cancel."+t.n.Subject, rackhd.Result{Value: cancelled})
-		t.say(rackhd.Task, "methods.cancel", cancelled)
-	}
 }
 
 // alert tells of a poller's alert: under the document's name, that of later

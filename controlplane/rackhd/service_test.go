@@ -182,10 +182,15 @@ func TestTold(t *testing.T) {
 	finished := `Object {"context":{"target":"` + node + `"},"graphId":"g1","graphName":"Graph.A","state":"cancelled","taskId":"t1","taskName":"Task.A","terminalOnStates":[]}`
 	want = map[string]string{
 		"on.events task.finished.t1": finished, "on.events default.task.finished": finished,
+	}
+	if d := cmp.Diff(want, tell(store.NoticeTaskEnded, "t1", cancelled)); d != "" {
+		t.Error(d)
+	}
+	want = map[string]string{
 		"on.task cancel.t1": `Object {"taskId":"t1"}`, "on.task methods.cancel.t1": `Result {"value":{"taskId":"t1"}}`,
 		"on.task methods.cancel": `Object {"taskId":"t1"}`,
 	}
-	if d := cmp.Diff(want, tell(store.NoticeTaskEnded, "t1", cancelled)); d != "" {
+	if d := cmp.Diff(want, tell(store.NoticeTaskCancel, "t1", `{}`)); d != "" {
 		t.Error(d)
 	}
 	for _, bad := range []store.Notice{

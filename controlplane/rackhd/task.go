@@ -25,12 +25,13 @@ func (s *Service) taskMethods() []method {
 			return do(ctx, chassis, c)
 		}}
 	}
+	// Our own messages come here, too. What is asked again changes nothing.
 	cancel := func(ctx context.Context, id string) (any, error) {
 		t, err := s.c.Store.Task(ctx, id)
 		if err != nil {
 			return nil, err
 		}
-		if t.Final() { // our own message that it was cancelled comes here, too
+		if t.Final() {
 			return rackhd.Result{}, nil
 		}
 		if t, err = s.c.Engine.CancelTask(ctx, t.ID); errors.Is(err, store.ErrConflict) {

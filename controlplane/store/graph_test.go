@@ -136,6 +136,77 @@ func TestNoticesOfAGraph(t *testing.T) {
 	}
 }
 
+// That a task is to stop is told when it is asked for, once, and not only when its
+// doer has stopped.
+func TestNoticesOfACancel(t *testing.T) {
+	s := newStore(t)
+	c := connect(t, s, "52:54:00:00:00:01")
+	kinds := func(do func()) string {
+		t.Helper()
+		old, err := s.Notices(t.Context(), 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		do()
+		all, err := s.Notices(t.Context(), 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var list []string
+		for _, n := range all[len(old):] {
+			list = append(list, n.Kind)
+		}
+		return strings.Join(list, " ")
+	}
+	g := newGraph(t, s, c.ID, teeth.MethodQC, teeth.MethodQC)
+	running, pending := g.Tasks[0].ID, g.Tasks[1].ID
+	if err := begin(t.Context(), s, running); err != nil {
+		t.Fatal(err)
+	}
+	cancel := func() {
+		if err := s.CancelGraph(t.Context(), g.ID, false); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := kinds(cancel); got != "task.cancel" {
+		t.Errorf("asked: %s", got)
+	}
+	if got := kinds(cancel); got != "" {
+		t.Errorf("asked again, as the message comes back to us: %s", got)
+	}
+	if got := kinds(func() {
+		apply(t, s, c.ID, teeth.TaskStatus{TaskID: running, State: teeth.Failed, Msg: "cancelled"})
+	}); got != "task.finished graph.finished" {
+		t.Errorf("stopped: %s", got)
+	}
+	if task, err := s.Task(t.Context(), pending); err != nil || !task.Skipped {
+		t.Errorf("%+v %v", task, err)
+	}
+	// One that nobody does yet ends as it is asked.
+	g = newGraph(t, s, c.ID, teeth.MethodQC)
+	if got := kinds(func() {
+		if _, err := s.RequestCancel(t.Context(), g.Tasks[0].ID, false); err != nil {
+			t.Error(err)
+		}
+	}); got != "task.cancel task.finished graph.finished" {
+		t.Errorf("pending: %s", got)
+	}
+	// So does one that is given up, after it was asked.
+	g = newGraph(t, s, c.ID, teeth.MethodQC)
+	if err := begin(t.Context(), s, g.Tasks[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	for force, want := range []string{"task.cancel", "task.finished graph.finished"} {
+		if got := kinds(func() {
+			if _, err := s.RequestCancel(t.Context(), g.Tasks[0].ID, force == 1); err != nil {
+				t.Error(err)
+			}
+		}); got != want {
+			t.Errorf("force %v: %s", force == 1, got)
+		}
+	}
+}
+
 // What a server was doing when it died is another's to do.
 func TestReclaim(t *testing.T) {
 	s := newStore(t)

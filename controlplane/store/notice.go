@@ -19,6 +19,7 @@ const (
 	NoticeGraphStarted = "graph.started"     // subject: graph; data: graphName, status
 	NoticeGraphEnded   = "graph.finished"    // the same
 	NoticeTaskStarted  = "task.started"      // subject: task; data: taskName, graphId, graphName
+	NoticeTaskCancel   = "task.cancel"       // subject: task; whoever does it is to stop. Before its task.finished, once
 	NoticeTaskEnded    = "task.finished"     // subject: task; data: taskName, graphId, graphName, state, error, context, terminalOnStates
 	NoticeTFTPSent     = "tftp.success"      // data: file, remoteAddress, remotePort, size, time
 	NoticeTFTPFailed   = "tftp.failure"      // the same, and error

@@ -236,63 +236,12 @@ func (s *Store) Progress(ctx context.Context, id, lease string, percent float64,
 	})
 }
 
-// awayLimit is how long an agent that is told to stop a task has for it.
-const awayLimit = 2 * time.Minute
-
-// Expire ends what is out of time: tasks beyond their deadline, and those whose
-// agents were told so and go on. It returns the chassis that are to be looked at.
-func (s *Store) Expire(ctx context.Context) (chassis []string, err error) {
-	var due int
-	now := time.Now().UnixMilli()
-	const condition = `state = 'running' AND (deadline < ? AND cancel = 0 OR cancel = 2 AND cancelled < ?)`
-	if err := s.r.QueryRowContext(ctx, `SELECT COUNT(*) FROM tasks WHERE `+condition, now, now-awayLimit.Milliseconds()).Scan(&due); err != nil || due == 0 {
-		return nil, err
-	}
-	err = s.update(ctx, func(t *tx) error {
-		chassis = nil
-		late, err := t.tasksWhere(condition, t.now, t.now-awayLimit.Milliseconds())
-		if err != nil {
+func (t *tx) markCancel(task Task, why int) error {
+	if why == cancelAsked && task.cancel != cancelAsked {
+		if err := t.notice(NoticeTaskCancel, task.Chassis, task.ID, nil); err != nil {
 			return err
 		}
-		for _, task := range late {
-			// One that is ended by the end of another, in this loop, has its state.
-			if task, err = t.task(task.ID); err != nil {
-				return err
-			}
-			if task.Final() {
-				continue
-			}
-			if err := t.expire(task); err != nil {
-				return err
-			}
-			chassis = append(chassis, task.Chassis)
-		}
-		return nil
-	})
-	return chassis, err
-}
-
-func (t *tx) expire(task Task) error {
-	limit := time.Duration(task.timeLimit) * time.Millisecond
-	switch {
-	case task.Kind == KindGraph:
-		return t.cancelChild(task, cancelTimeout)
-	case task.Kind != KindAgent:
-		return t.finish(task, Timeout, fmt.Sprintf("not done within %v", limit), nil)
-	case task.cancel == cancelTimeout:
-		return t.finish(task, Timeout, fmt.Sprintf("not done within %v; the agent has not stopped and may still be at work", limit), nil)
 	}
-	var connected bool
-	if err := t.QueryRow(`SELECT connected FROM chassis WHERE id = ?`, task.Chassis).Scan(&connected); err != nil {
-		return err
-	}
-	if !connected {
-		return t.finish(task, Timeout, fmt.Sprintf("not done within %v; the chassis is away and may still be at work", limit), nil)
-	}
-	return t.markCancel(task, cancelTimeout)
-}
-
-func (t *tx) markCancel(task Task, why int) error {
 	// One that is away may still be at work: only it can say that it is not.
 	_, err := t.Exec(`UPDATE tasks SET cancel = ?, cancelled = ?, rev = ?, msg = CASE
 		WHEN kind <> 'agent' OR EXISTS (SELECT 1 FROM chassis c WHERE c.id = tasks.chassis AND c.connected <> 0) THEN msg
@@ -361,6 +310,11 @@ func (t *tx) finish(task Task, state, msg string, result json.RawMessage) error 
 	}
 	if state != Succeeded && msg != "" {
 		data["error"] = msg
+	}
+	if state == Cancelled && task.cancel != cancelAsked { // it ends as soon as it is asked for
+		if err := t.notice(NoticeTaskCancel, task.Chassis, task.ID, nil); err != nil {
+			return err
+		}
 	}
 	if err := t.notice(NoticeTaskEnded, task.Chassis, task.ID, data); err != nil {
 		return err
