@@ -34,12 +34,15 @@ type Agent struct {
 	tasks   *task.Manager
 	session *session.Session
 	known   contents
+	opening opening // of the tasks API; see commands.go
 
 	// What tests replace.
 	disks     func() ([]blockdev.Info, error) // those that may be worked on
 	inventory func(context.Context) (*hwinfo.Inventory, error)
 	cacheDir  string // of images when no disk may be used
 	leave     func(taskID, how string)
+	restart   func(reason string)         // does not return
+	cycle     func(context.Context) error // turns the machine off and on; an error: it did not
 }
 
 func newAgent(machine *boot.Machine, version string) *Agent {
@@ -50,7 +53,9 @@ func newAgent(machine *boot.Machine, version string) *Agent {
 		disks:     blockdev.Sysfs{}.List,
 		inventory: inventory,
 		cacheDir:  memoryCache,
+		restart:   machine.Reboot,
 	}
+	a.cycle = func(ctx context.Context) error { return powerCycle(ctx, machine) }
 	a.leave = func(taskID, how string) {
 		boot.Go("leave", func() { a.depart(machine.Context(), taskID, how, realExit(machine)) })
 	}
@@ -70,6 +75,11 @@ func Run(machine *boot.Machine, version string) {
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	a.tasks = task.NewManager(ctx, func(s teeth.TaskStatus) { a.session.Report(s) }, machine.Log)
+	boot.Go("commands", func() {
+		if err := a.commands(ctx); err != nil {
+			machine.Log.Error("no commands are run", "err", err)
+		}
+	})
 	if a.session, err = a.waitForSession(ctx, machine.Servers); err != nil {
 		return // told to shut down
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/teeth-metal/teeth/agent/boot/network"
+	"github.com/teeth-metal/teeth/agent/rackhd"
 )
 
 // DefaultPort is the port of the control plane where none is given.
@@ -37,6 +38,8 @@ type Options struct {
 	LogLevel slog.Level        // teeth.log
 	Watchdog time.Duration     // teeth.watchdog: 0 means leave the hardware alone
 	Rescue   string            // teeth.rescue: SSH public key, kept for the rescue server
+	RackHD   string            // teeth.rackhd: URL of a server of RackHD's tasks API to run the commands of; "" for none
+	AnyFiles bool              // teeth.rackhd_downloads=any: its commands may have files from other hosts than that
 	Consoles []string          // console: device names such as ttyS0
 	Panic    time.Duration     // panic: how long last words stay on the screen before the reboot
 	Params   map[string]string // MODULE.PARAM=VALUE, joined per module as finit_module(2) wants them
@@ -65,6 +68,7 @@ func (o Options) LogValue() slog.Value {
 		slog.String("log", o.LogLevel.String()),
 		slog.Duration("watchdog", o.Watchdog),
 		slog.Bool("rescue", o.Rescue != ""),
+		slog.String("rackhd", o.RackHD),
 	)
 }
 
@@ -157,6 +161,20 @@ var setters = map[string]func(*Options, string) error{
 			return errors.New(`teeth.rescue is not usable: give an SSH public key in quotes, as in teeth.rescue="ssh-ed25519 AAAA… name"`)
 		}
 		o.Rescue = v
+		return nil
+	},
+	"teeth.rackhd": func(o *Options, v string) error {
+		if _, err := rackhd.ParseURL(v); err != nil {
+			return fmt.Errorf("teeth.rackhd is not usable: %w", err)
+		}
+		o.RackHD = v
+		return nil
+	},
+	"teeth.rackhd_downloads": func(o *Options, v string) error {
+		if v != "any" && v != "server" {
+			return fmt.Errorf("teeth.rackhd_downloads=%q is not usable: write any or server", v)
+		}
+		o.AnyFiles = v == "any"
 		return nil
 	},
 	"console": func(o *Options, v string) error {

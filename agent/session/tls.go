@@ -23,6 +23,16 @@ func parsePin(s string) (pin [sha256.Size]byte, err error) {
 	return [sha256.Size]byte(b), nil
 }
 
+// TLSConfig is for other connections to the control plane: it trusts the CA with
+// that digest (as Config's CASHA256), and knows servers by teeth.ServerName.
+func TLSConfig(caSHA256 string) (*tls.Config, error) {
+	pin, err := parsePin(caSHA256)
+	if err != nil {
+		return nil, err
+	}
+	return tlsConfig(pin), nil
+}
+
 // tlsConfig trusts the one CA whose certificate has that digest, and nothing
 // else: no system roots exist in a ramdisk.
 func tlsConfig(pin [sha256.Size]byte) *tls.Config {

@@ -41,6 +41,7 @@ type Manager struct {
 	mu      sync.Mutex
 	tasks   []*Task // oldest first
 	refused string  // why no new task is started, or ""
+	held    string  // what Hold keeps disruptive tasks away for, or ""
 }
 
 // NewManager returns a Manager whose tasks end when ctx does. It calls report
@@ -96,6 +97,9 @@ func (m *Manager) room(disruptive bool) error {
 	}
 	if err := m.ctx.Err(); err != nil {
 		return fmt.Errorf("%w: the agent is shutting down", ErrBusy)
+	}
+	if disruptive && m.held != "" {
+		return fmt.Errorf("%w: %s, and only one disruptive piece of work is done at a time", ErrBusy, m.held)
 	}
 	running := 0
 	for _, t := range m.tasks {
