@@ -104,10 +104,11 @@ func (s *server) script(w http.ResponseWriter, r *http.Request) {
 }
 
 // localBoot starts the installed system. UEFI firmware has no drive numbers: it
-// goes on to its next boot entry. A BIOS numbers its disks as it likes, so each is
+// goes on to its next boot entry, if iPXE ends with an error; after a success it
+// would show its menu and wait (UEFI 2.10, 3.1.1). A BIOS numbers its disks as it likes, so each is
 // tried; one without a boot sector is an error, which "||" passes over.
 const localBoot = `#!ipxe
-iseq ${platform} efi && exit ||
+iseq ${platform} efi && exit 1 ||
 sanboot --no-describe --drive 0x80 ||
 sanboot --no-describe --drive 0x81 ||
 sanboot --no-describe --drive 0x82 ||

@@ -38,8 +38,10 @@ var names = map[iana.Arch]string{
 var usual = map[string][]string{
 	"bios":  {"undionly.kpxe", "ipxe.pxe"},
 	"efi32": {"ipxe-i386.efi", "snponly-i386.efi"},
-	// It has the firmware's driver as well as its own; snponly.efi has the former only.
-	"efi64": {"ipxe.efi", "snponly.efi"},
+	// The one that keeps to the firmware's driver: ipxe.efi, which takes the card with
+	// one of its own, was seen to hang where a chassis goes back to its firmware to
+	// boot its disk (OVMF 2022.11, virtio).
+	"efi64": {"snponly.efi", "ipxe.efi"},
 	"arm32": {"ipxe-arm32.efi", "snp-arm32.efi"},
 	"arm64": {"ipxe-arm64.efi", "snp-arm64.efi"},
 }
