@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"net/netip"
 	"slices"
 	"time"
@@ -20,7 +19,16 @@ const (
 	offerGrace  = 3 * time.Second // an offer this old gives way where no other address is free
 	maxOffers   = 4096            // open ones of a subnet
 	maxProbes   = 32              // addresses that are tried before all are looked through
+
+	// An address that was declined this long ago is given where no other is free:
+	// one client could decline them all.
+	declineAgain = time.Minute
+	maxTries     = 64 // addresses that were in use before, and are tried
 )
+
+// maxLeases bounds the rows of a subnet whose pools have more addresses: used ones
+// are given again then. It is a variable for tests.
+var maxLeases = 1 << 17
 
 // LeaseRequest says who wants an address.
 type LeaseRequest struct {
@@ -150,6 +158,17 @@ func (t *tx) takeOver(r LeaseRequest, a netip.Addr, mine bool, before int64) (bo
 	if err != nil || held > 0 {
 		return false, err
 	}
+	if !mine {
+		var known int
+		if err := t.QueryRow(`SELECT COUNT(*) FROM leases WHERE ip = ?`, a.String()).Scan(&known); err != nil {
+			return false, err
+		}
+		if known == 0 {
+			if full, err := t.full(r.Subnet, r.Subnet.pool()); err != nil || full {
+				return false, err
+			}
+		}
+	}
 	// A client has one row in a subnet. That of its former address goes.
 	if _, err := t.Exec(`DELETE FROM leases WHERE subnet = ? AND client = ? AND ip <> ?`, r.Subnet.ID, r.Client, a.String()); err != nil {
 		return false, err
@@ -166,97 +185,6 @@ func (t *tx) takeOver(r LeaseRequest, a netip.Addr, mine bool, before int64) (bo
 	}
 	n, err := res.RowsAffected()
 	return n > 0, err
-}
-
-// never takes an address that has no row. It starts at a place that depends on
-// the client alone, so that a client gets the same address where nothing is known
-// of it, and looks through the whole pool only where that is nearly full.
-func (t *tx) never(r LeaseRequest, p pool, take func(netip.Addr) (bool, error)) (bool, error) {
-	size := p.size()
-	if size == 0 {
-		return false, nil
-	}
-	h := fnv.New64a()
-	h.Write([]byte(r.Client))
-	start := h.Sum64() % size
-	for i := range min(maxProbes, size) {
-		a := p.at((start + i) % size)
-		var n int
-		if err := t.QueryRow(`SELECT COUNT(*) FROM leases WHERE ip = ?`, a.String()).Scan(&n); err != nil {
-			return false, err
-		}
-		if n > 0 {
-			continue
-		}
-		if ok, err := take(a); ok || err != nil {
-			return ok, err
-		}
-	}
-	if size <= maxProbes || size > maxPool { // the latter is IPv6, where that many neighbours are no chance
-		return false, nil
-	}
-	taken, err := t.addresses(`SELECT ip FROM leases WHERE subnet = ? UNION SELECT ip FROM reservations WHERE subnet = ?`, r.Subnet.ID, r.Subnet.ID)
-	if err != nil {
-		return false, err
-	}
-	slices.SortFunc(taken, netip.Addr.Compare)
-	for i := range size {
-		a := p.at((start + i) % size)
-		if _, found := slices.BinarySearchFunc(taken, a, netip.Addr.Compare); !found {
-			return take(a)
-		}
-	}
-	return false, nil
-}
-
-// longestFree takes the address that has been free for longest or, with none
-// free, the oldest offer that was not taken up at once.
-func (t *tx) longestFree(r LeaseRequest, p pool, take func(netip.Addr) (bool, error), g *Granted) (bool, error) {
-	free, err := t.addresses(`SELECT ip FROM leases WHERE subnet = ? AND expires <= ? ORDER BY expires LIMIT 64`, r.Subnet.ID, t.now)
-	if err != nil {
-		return false, err
-	}
-	for _, a := range free {
-		if ok, err := take(a); ok || err != nil {
-			return ok, err
-		}
-	}
-	before := t.now + (offerTime - offerGrace).Milliseconds()
-	offers, err := t.addresses(`SELECT ip FROM leases WHERE subnet = ? AND state = ? AND expires <= ? ORDER BY expires LIMIT 64`, r.Subnet.ID, leaseOffered, before)
-	if err != nil {
-		return false, err
-	}
-	for _, a := range offers {
-		if !p.contains(a) {
-			continue
-		}
-		if ok, err := t.takeOver(r, a, false, before); ok || err != nil {
-			g.IP, g.New = a, true
-			return ok, err
-		}
-	}
-	return false, nil
-}
-
-func (t *tx) addresses(query string, args ...any) ([]netip.Addr, error) {
-	rows, err := t.Query(query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("addresses: %w", err)
-	}
-	defer rows.Close()
-	var list []netip.Addr
-	for rows.Next() {
-		var ip string
-		if err := rows.Scan(&ip); err != nil {
-			return nil, fmt.Errorf("addresses: %w", err)
-		}
-		a, err := netip.ParseAddr(ip)
-		if err != nil {
-			return nil, fmt.Errorf("addresses: %w", err)
-		}
-		list = append(list, a)
-	}
-	return list, errors.Join(rows.Err(), rows.Close())
 }
 
 // BindLease gives a client the address r.Want for so long, from now. It must have
