@@ -87,7 +87,7 @@ type route struct {
 // routes are all operations. A subject with more than a few has a file of its own,
 // and a list that is joined here.
 var routes = slices.Concat(
-	coreRoutes, graphRoutes, operatorRoutes, enrolmentRoutes, addressRoutes, hardwareRoutes, estateRoutes,
+	coreRoutes, graphRoutes, operatorRoutes, enrolmentRoutes, addressRoutes, hardwareRoutes, catalogRoutes, estateRoutes,
 )
 
 var coreRoutes = []route{

@@ -110,6 +110,7 @@ func TestSchemasAgree(t *testing.T) {
 		"PollerResult":    {store.PollerResult{}, client.PollerResult{}},
 		"Alert":           {store.Alert{}, client.Alert{}},
 		"SKU":             {store.SKU{}, client.SKU{}},
+		"Catalog":         {store.Catalog{}, client.Catalog{}},
 		"SKUAssignment":   {store.SKUAssignment{}, client.SKUAssignment{}},
 	} {
 		var described []string

@@ -106,7 +106,11 @@ func nodeTasks(t store.Task) (rackhd.NodeTasks, error) {
 	}
 	var list []command
 	if err := json.Unmarshal(o.Commands, &list); err != nil {
-		return rackhd.NodeTasks{}, fmt.Errorf("commands: want a list of texts, or of objects with command: %w", err)
+		var wrong *json.UnmarshalTypeError
+		if errors.As(err, &wrong) {
+			err = fmt.Errorf("a JSON %s stands where there cannot be one: %s", wrong.Value, first(wrong.Field, "commands"))
+		}
+		return rackhd.NodeTasks{}, fmt.Errorf("commands: want a text, or a list of texts and of objects with command: %w", err)
 	}
 	tasks := rackhd.NodeTasks{Identifier: rackhd.NodeID(t.Chassis), TaskID: t.ID, Tasks: make([]rackhd.NodeTask, len(list)), Exit: o.Exit}
 	for i, c := range list {
