@@ -39,6 +39,7 @@ type agent struct {
 	bootID string
 
 	tasks    []teeth.TaskStatus // said in the status
+	found    json.RawMessage    // ditto: the inventory
 	commands chan teeth.Message // but status, which it answers itself
 	replies  chan teeth.Message
 	closed   chan struct{}
@@ -63,8 +64,14 @@ func dial(t testing.TB, info Info) net.Conn {
 // connect dials, introduces itself and begins to answer.
 func connect(t testing.TB, s *running, bootID string, tasks ...teeth.TaskStatus) *agent {
 	t.Helper()
+	return connectWith(t, s, bootID, inventory, tasks...)
+}
+
+// connectWith is connect of a chassis with another inventory.
+func connectWith(t testing.TB, s *running, bootID string, found json.RawMessage, tasks ...teeth.TaskStatus) *agent {
+	t.Helper()
 	a := &agent{
-		t: t, conn: dial(t, s.info), bootID: bootID, tasks: tasks,
+		t: t, conn: dial(t, s.info), bootID: bootID, tasks: tasks, found: found,
 		commands: make(chan teeth.Message, 100), replies: make(chan teeth.Message, 100), closed: make(chan struct{}),
 	}
 	a.r = bufio.NewScanner(a.conn)
@@ -91,7 +98,7 @@ func (a *agent) read() {
 		case m.Kind == teeth.KindFatal:
 			a.fatal = m.Fatal
 		case m.Kind == teeth.KindCommand && m.Method == teeth.MethodStatus:
-			st := teeth.Status{Mode: "STANDBY", Uptime: 1, Version: "1.0", BootID: a.bootID, Tasks: a.tasks, Inventory: inventory,
+			st := teeth.Status{Mode: "STANDBY", Uptime: 1, Version: "1.0", BootID: a.bootID, Tasks: a.tasks, Inventory: a.found,
 				Phases: []teeth.Phase{{Name: "mounts", Seconds: 0.1}}}
 			reply, _ := teeth.NewResult(m.ID, st)
 			a.send(reply)

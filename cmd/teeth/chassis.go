@@ -126,7 +126,10 @@ func chassisDecommission(conn *connection) *cobra.Command {
 		Use:   "decommission CHASSIS",
 		Short: "Erase a chassis's disks, verify that, and check firmware and hardware",
 		Long: chassisHelp + `
-A chassis that is away is decommissioned when it next boots into the ramdisk.`,
+A chassis that is away is decommissioned when it next boots into the ramdisk. One that
+is in service and has a BMC is taken out of it, whatever it is doing, by
+teeth graph run Graph.DecommissionInService CHASSIS --wait
+(--option boot.uefi=true for one that boots in UEFI mode).`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, a []string) error {
 			if specFile != "" && in.SpecName != "" {

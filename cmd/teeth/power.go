@@ -81,7 +81,7 @@ func powerOff(conn *connection) *cobra.Command {
 func powerBoot(conn *connection) *cobra.Command {
 	var in client.BootDevice
 	cmd := &cobra.Command{
-		Use:   "boot-device CHASSIS none|pxe|disk|cdrom|bios",
+		Use:   "boot-device CHASSIS none|pxe|http|disk|cdrom|bios",
 		Short: "Choose what a chassis boots from next; none forgets the choice",
 		Long:  chassisHelp,
 		Args:  args(cobra.ExactArgs(2)),

@@ -53,7 +53,8 @@ type BMCConsole struct {
 	Command  string `json:"command,omitempty"`
 }
 
-// BootDevice is what a chassis boots from: none, pxe, disk, cdrom or bios.
+// BootDevice is what a chassis boots from: none, pxe, http
+// (UEFI HTTP boot, by Redfish only), disk, cdrom or bios.
 type BootDevice struct {
 	Device     string `json:"device"`
 	Persistent bool   `json:"persistent,omitempty"`

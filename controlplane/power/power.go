@@ -77,19 +77,20 @@ type Device string
 const (
 	Default Device = "none" // forget an override
 	PXE     Device = "pxe"
+	HTTP    Device = "http" // UEFI HTTP boot; Redfish only
 	Disk    Device = "disk"
 	CDROM   Device = "cdrom"
 	BIOS    Device = "bios" // firmware setup
 )
 
 // Devices are all of them.
-var Devices = []Device{Default, PXE, Disk, CDROM, BIOS}
+var Devices = []Device{Default, PXE, HTTP, Disk, CDROM, BIOS}
 
 // Boot is an override of the boot order.
 type Boot struct {
 	Device     Device `json:"device"`
 	Persistent bool   `json:"persistent,omitempty"` // false: for the next boot only
-	UEFI       bool   `json:"uefi,omitempty"`       // boot in UEFI mode; false: as the BMC has it by default
+	UEFI       bool   `json:"uefi,omitempty"`       // boot in UEFI mode, as HTTP always does; false: as the BMC has it by default
 }
 
 // Check says whether b can be asked for.

@@ -43,7 +43,7 @@ func StartService(t testing.TB) *Service {
 		sessions: map[string]bool{}, power: "Off", reading: 41.5,
 		boot: map[string]any{
 			"BootSourceOverrideEnabled": "Disabled", "BootSourceOverrideTarget": "None", "BootSourceOverrideMode": "Legacy",
-			"BootSourceOverrideTarget@Redfish.AllowableValues": []string{"None", "Pxe", "Cd", "Hdd", "BiosSetup"},
+			"BootSourceOverrideTarget@Redfish.AllowableValues": []string{"None", "Pxe", "UefiHttp", "Cd", "Hdd", "BiosSetup"},
 		},
 	}
 	server := httptest.NewTLSServer(s)

@@ -263,7 +263,10 @@ func (s *session) SetBoot(ctx context.Context, b power.Boot) error {
 		return err
 	}
 	var got *types.BootOptionParam_BootFlags
-	want := selectors[b.Device]
+	want, ok := selectors[b.Device]
+	if !ok { // table 28-14 has one network boot
+		return fmt.Errorf("BMC %s: set boot device %s: IPMI has no such device; use pxe, or Redfish: %w", s.address, b.Device, power.ErrUnsupported)
+	}
 	err := s.do(ctx, "set boot device "+string(b.Device), func() error {
 		// The firmware has not acted on the new flags yet. Not all BMCs keep that.
 		if err := s.c.SetBootParamClearAck(ctx, types.BootInfoAcknowledgeByBIOSPOST); err != nil {

@@ -75,6 +75,9 @@ func TestBootDevice(t *testing.T) {
 	if got := sim.Chassis(t, "boot"); got != "default" {
 		t.Errorf("the chassis boots from %q", got)
 	}
+	if err := c.SetBoot(t.Context(), power.Boot{Device: power.HTTP}); !errors.Is(err, power.ErrUnsupported) || !strings.Contains(err.Error(), "use pxe") {
+		t.Errorf("http over IPMI: %v", err)
+	}
 	if err := c.SetBoot(t.Context(), power.Boot{Device: "tape"}); !errors.Is(err, power.ErrInvalid) {
 		t.Errorf("unknown device: %v", err)
 	}

@@ -102,14 +102,23 @@ const look = 2 * time.Second
 
 // bootRamdisk makes a chassis boot the ramdisk: over the network at its next boot
 // only, which is now. One whose agent is connected is left alone, unless
-// {"force": true}. {"uefi": true} asks for a UEFI boot.
+// {"force": true}. {"device": "http"} is for firmware that boots over HTTP and not
+// by PXE; {"uefi": true} asks for a UEFI boot.
 func bootRamdisk(ctx context.Context, s *power.Service, db *store.Store, w *workflow.Work) (any, error) {
 	var in struct {
-		Force bool `json:"force"`
-		UEFI  bool `json:"uefi"`
+		Force  bool         `json:"force"`
+		Device power.Device `json:"device"`
+		UEFI   bool         `json:"uefi"`
 	}
 	if err := decode(BootRamdisk, w.Options, &in); err != nil {
 		return nil, err
+	}
+	switch in.Device {
+	case "":
+		in.Device = power.PXE
+	case power.PXE, power.HTTP:
+	default:
+		return nil, fmt.Errorf("options of %s: device %.40q: write pxe or http", BootRamdisk, in.Device)
 	}
 	before, err := db.Chassis(ctx, w.Chassis.ID)
 	if err != nil {
@@ -121,7 +130,7 @@ func bootRamdisk(ctx context.Context, s *power.Service, db *store.Store, w *work
 	ctx, cancel := context.WithTimeout(ctx, maxRamdisk)
 	defer cancel()
 	progress(w, "set the next boot to the network")
-	if err := s.SetBoot(ctx, w.Chassis.ID, power.Boot{Device: power.PXE, UEFI: in.UEFI}); err != nil {
+	if err := s.SetBoot(ctx, w.Chassis.ID, power.Boot{Device: in.Device, UEFI: in.UEFI}); err != nil {
 		return nil, err
 	}
 	progress(w, "turn off and on")

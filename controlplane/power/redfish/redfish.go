@@ -226,6 +226,7 @@ func (s *session) Set(ctx context.Context, a power.Action) error {
 var targets = map[power.Device]schemas.BootSource{
 	power.Default: schemas.NoneBootSource,
 	power.PXE:     schemas.PxeBootSource,
+	power.HTTP:    schemas.UefiHTTPBootSource,
 	power.Disk:    schemas.HddBootSource,
 	power.CDROM:   schemas.CdBootSource,
 	power.BIOS:    schemas.BiosSetupBootSource,
@@ -241,6 +242,11 @@ func (s *session) SetBoot(ctx context.Context, b power.Boot) error {
 	if err != nil {
 		return s.explain(ctx, what, err)
 	}
+	// A service that has only one of the two ways to boot from the network says so
+	// here; its refusal would say less.
+	if can := sys.Boot.AllowableBootSourceOverrideTargetValues; len(can) > 0 && !slices.Contains(can, targets[b.Device]) {
+		return s.explain(ctx, what, fmt.Errorf("it can only boot from %.200q: %w", can, power.ErrUnsupported))
+	}
 	boot := &schemas.Boot{
 		BootSourceOverrideTarget:  targets[b.Device],
 		BootSourceOverrideEnabled: schemas.OnceBootSourceOverrideEnabled,
@@ -251,7 +257,7 @@ func (s *session) SetBoot(ctx context.Context, b power.Boot) error {
 	case b.Persistent:
 		boot.BootSourceOverrideEnabled = schemas.ContinuousBootSourceOverrideEnabled
 	}
-	if b.UEFI {
+	if b.UEFI || b.Device == power.HTTP {
 		boot.BootSourceOverrideMode = schemas.UEFIBootSourceOverrideMode
 	}
 	if err := sys.SetBoot(boot); err != nil {

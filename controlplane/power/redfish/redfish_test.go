@@ -74,6 +74,22 @@ func TestBootDevice(t *testing.T) {
 	if got := bmc.Boot("BootSourceOverrideEnabled"); got != "Continuous" {
 		t.Errorf("enabled %v", got)
 	}
+	if err := c.SetBoot(t.Context(), power.Boot{Device: power.HTTP}); err != nil {
+		t.Fatal(err)
+	}
+	if target, mode := bmc.Boot("BootSourceOverrideTarget"), bmc.Boot("BootSourceOverrideMode"); target != "UefiHttp" || mode != "UEFI" {
+		t.Errorf("http: %v, mode %v", target, mode)
+	}
+	// An older one, which has no such target.
+	bmc.Change = func(path string, r map[string]any) map[string]any {
+		if strings.HasSuffix(path, "/node1") {
+			r["Boot"] = map[string]any{"BootSourceOverrideTarget@Redfish.AllowableValues": []string{"None", "Pxe"}}
+		}
+		return r
+	}
+	if err := c.SetBoot(t.Context(), power.Boot{Device: power.HTTP}); !errors.Is(err, power.ErrUnsupported) || !strings.Contains(err.Error(), `["None" "Pxe"]`) {
+		t.Errorf("http where there is none: %v", err)
+	}
 	// A service that says yes and does nothing.
 	bmc.Change = func(path string, r map[string]any) map[string]any {
 		if strings.HasSuffix(path, "/node1") {
