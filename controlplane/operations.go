@@ -46,7 +46,7 @@ const (
 
 // startOperations starts what serves it. A part that ends with an error ends the server.
 func (s *server) startOperations(ctx context.Context, start func(part func() error)) error {
-	if err := s.metrics.Register(s.gateway, s.store, s.engine, s.images); err != nil {
+	if err := s.metrics.Register(s.gateway, s.store, s.engine, s.images, s.hardware.pollers); err != nil {
 		return err
 	}
 	if err := backup.Clean(s.DataDir); err != nil {

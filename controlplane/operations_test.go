@@ -43,8 +43,8 @@ func TestHealthAndMetrics(t *testing.T) {
 		if err != nil || resp.StatusCode != 200 || !strings.Contains(string(b), c.says) {
 			t.Errorf("metrics listener %s: %d %.200s %v", path, resp.StatusCode, b, err)
 		}
-		if path == "/metrics" && !strings.Contains(string(b), `route="GET /v1/chassis/{id}"`) {
-			t.Errorf("requests are not counted:\n%s", b)
+		if path == "/metrics" && (!strings.Contains(string(b), `route="GET /v1/chassis/{id}"`) || !strings.Contains(string(b), "teeth_pollers_busy_max 32")) {
+			t.Errorf("requests are not counted, or pollers are not shown:\n%s", b)
 		}
 	}
 	if code, _, _ := request(t, s, "GET", "/metrics", "", "", ""); code != 401 {

@@ -98,6 +98,7 @@ type Config struct {
 type Service struct {
 	Config
 	workers chan struct{}
+	meters  meters
 }
 
 const (
@@ -115,7 +116,9 @@ const (
 var tick = time.Second
 
 // New returns a Service that polls once it is Run.
-func New(c Config) *Service { return &Service{Config: c, workers: make(chan struct{}, maxWorkers)} }
+func New(c Config) *Service {
+	return &Service{Config: c, workers: make(chan struct{}, maxWorkers), meters: newMeters()}
+}
 
 // check says whether there can be such a poller, and fills in what was left out.
 func (s *Spec) check() error {
@@ -361,7 +364,9 @@ func (s *Service) Run(ctx context.Context) error {
 // poll polls once and stores how it went.
 func (s *Service) poll(ctx context.Context, p store.Poller) {
 	log := s.Log.With("poller", p.ID, "kind", p.Kind, "chassis", p.Chassis)
+	begun := time.Now()
 	report := s.try(ctx, p)
+	took, result := time.Since(begun), resultOK
 	save, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	if ctx.Err() != nil { // the server stops: another takes the poller
@@ -371,6 +376,13 @@ func (s *Service) poll(ctx context.Context, p store.Poller) {
 		return
 	}
 	held, err := s.Store.ReportPoll(save, p, report)
+	switch {
+	case err != nil || !held:
+		result = resultDropped
+	case report.Error != "":
+		result = resultFailed
+	}
+	s.meters.observe(p.Kind, result, took)
 	switch {
 	case err != nil:
 		log.Error("cannot store what a poller has read", "error", err)
