@@ -201,6 +201,7 @@ func (g *Gateway) connect(ctx context.Context, s *Session, in store.Session) err
 	s.chassis = e.Chassis
 	s.log = s.log.With("chassis", s.chassis) // before others can find the session
 	s.approved.Store(e.Approved)
+	s.inspected = e.Inspected
 	g.mu.Lock()
 	old := g.sessions[e.Chassis]
 	g.sessions[e.Chassis] = s
@@ -228,16 +229,20 @@ func (g *Gateway) disconnect(s *Session) {
 	}
 }
 
-// settle asks a new session for its status and opens it for commands.
+// settle asks a new session for its status and opens it for commands. What the
+// chassis is made of is asked once in a boot: ten thousand that come back to a server
+// that was restarted have no need to say it again.
 func (g *Gateway) settle(ctx context.Context, s *Session) error {
 	ctx, cancel := context.WithTimeout(ctx, g.c.Call)
 	defer cancel()
-	st, err := s.status(ctx)
+	st, err := s.status(ctx, !s.inspected)
 	if err != nil {
 		return err
 	}
-	if err := g.c.Store.SaveStatus(ctx, s.chassis, st); err != nil {
-		return err
+	if !s.inspected {
+		if err := g.c.Store.SaveStatus(ctx, s.chassis, st); err != nil {
+			return err
+		}
 	}
 	if s.ask {
 		approved, err := g.c.Store.MayConnect(ctx, s.chassis)
@@ -266,7 +271,7 @@ func (g *Gateway) Inspect(ctx context.Context, chassis string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, g.c.Call)
 	defer cancel()
-	st, err := s.status(ctx)
+	st, err := s.status(ctx, true)
 	if err != nil {
 		return err
 	}

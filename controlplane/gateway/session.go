@@ -42,6 +42,7 @@ type Session struct {
 	log     *slog.Logger
 	ready   bool // guarded by g.mu
 
+	inspected bool        // its inventory is known from this boot
 	ask       bool        // whether it is approved; see Gateway.connect
 	approved  atomic.Bool // the chassis may work
 	certified time.Time   // when it was last given a certificate; of the reading goroutine
@@ -383,8 +384,8 @@ func legacyKnows(method string) bool {
 	return false
 }
 
-func (s *Session) status(ctx context.Context) (teeth.Status, error) {
-	params := teeth.StatusParams{Inventory: !s.legacy}
+func (s *Session) status(ctx context.Context, inventory bool) (teeth.Status, error) {
+	params := teeth.StatusParams{Inventory: inventory && !s.legacy}
 	result, err := s.Call(ctx, teeth.MethodStatus, params)
 	if err != nil {
 		return teeth.Status{}, err

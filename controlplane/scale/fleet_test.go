@@ -229,7 +229,12 @@ func (a *agent) session(ctx context.Context) (established bool, err error) {
 		}
 		switch {
 		case m.Kind == teeth.KindCommand && m.Method == teeth.MethodStatus:
-			err = send(teeth.NewResult(m.ID, teeth.Status{Mode: "STANDBY", Version: "1.0", BootID: a.hello.BootID, Inventory: inventory}))
+			st := teeth.Status{Mode: "STANDBY", Version: "1.0", BootID: a.hello.BootID}
+			var p teeth.StatusParams
+			if json.Unmarshal(m.Params, &p) == nil && p.Inventory {
+				st.Inventory = inventory
+			}
+			err = send(teeth.NewResult(m.ID, st))
 			if !settled {
 				settled = true
 				a.f.settled.Add(1)

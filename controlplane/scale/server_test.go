@@ -10,11 +10,15 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/teeth-metal/teeth/controlplane"
 	"github.com/teeth-metal/teeth/controlplane/client"
@@ -24,6 +28,10 @@ import (
 
 // serveEnv makes this test's program a control plane: its configuration as JSON.
 const serveEnv = "TEETH_SCALE_SERVE"
+
+// profileEnv makes control planes write a CPU profile, from their start until they
+// are first measured, to a new file whose path begins with its value.
+const profileEnv = "TEETH_SCALE_PROFILE"
 
 type settings struct{ Dir, Agents, Plain, API, Boot string }
 
@@ -43,6 +51,15 @@ func serve(text string) error {
 	var s settings
 	if err := json.Unmarshal([]byte(text), &s); err != nil {
 		return err
+	}
+	if path := os.Getenv(profileEnv); path != "" {
+		f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path))
+		if err == nil {
+			err = pprof.StartCPUProfile(f)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	out := json.NewEncoder(os.Stdout)
 	go func() { // every line asks for memory; the end of input ends the program
@@ -65,16 +82,28 @@ type memory struct {
 	Live       uint64 // reachable objects and stacks
 	Resident   uint64 // of the process, as the kernel sees it
 	Goroutines int
+	CPU        time.Duration // of all that it has done so far
+}
+
+// cpu is the processor time that this process has taken.
+func cpu() time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		panic(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func measure() memory {
+	spent := cpu() // before the collections
+	pprof.StopCPUProfile()
 	for range 2 {
 		runtime.GC()
 	}
 	debug.FreeOSMemory()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	r := memory{Live: m.HeapAlloc + m.StackInuse, Goroutines: runtime.NumGoroutine()}
+	r := memory{Live: m.HeapAlloc + m.StackInuse, Goroutines: runtime.NumGoroutine(), CPU: spent}
 	if b, err := os.ReadFile("/proc/self/statm"); err == nil {
 		var size, resident uint64
 		fmt.Sscan(string(b), &size, &resident)

@@ -98,7 +98,9 @@ func (s *Store) Connect(ctx context.Context, in Session) (Chassis, error) {
 type Entry struct {
 	Chassis  string
 	Approved bool
-	Notes    []string // what an operator should know of it
+	// Inspected: what the chassis is made of is known from this same boot.
+	Inspected bool
+	Notes     []string // what an operator should know of it
 }
 
 // Enter is Connect for thousands of sessions: it reads nothing that they do not need.
@@ -109,7 +111,8 @@ func (s *Store) Enter(ctx context.Context, in Session) (e Entry, err error) {
 		if err != nil {
 			return err
 		}
-		return t.QueryRow(`SELECT CASE WHEN approved IS NULL THEN 0 ELSE 1 END FROM chassis WHERE id = ?`, e.Chassis).Scan(&e.Approved)
+		return t.QueryRow(`SELECT CASE WHEN approved IS NULL THEN 0 ELSE 1 END, CASE WHEN boot_id <> '' AND inspected_boot = boot_id THEN 1 ELSE 0 END
+			FROM chassis WHERE id = ?`, e.Chassis).Scan(&e.Approved, &e.Inspected)
 	})
 	return e, err
 }
@@ -177,6 +180,9 @@ func (t *tx) connect(in Session, server string) (id string, notes []string, err 
 		in.Certificate != "", in.BootToken != "", t.nextRev(), b.id); err != nil {
 		return "", nil, fmt.Errorf("chassis %s: %w", b.id, err)
 	}
+	if err := t.saveMACs(b, self); err != nil {
+		return "", nil, err
+	}
 	if created {
 		if err := t.notice(NoticeDiscovered, b.id, b.id, nil); err != nil {
 			return "", nil, err
@@ -226,12 +232,14 @@ func (t *tx) certified(in Session, self identity) (board, error) {
 func (t *tx) recognise(self identity, note func(string, ...any)) (board, error) {
 	where, args := `uuid = ?`, []any{self.uuid}
 	if self.uuid == "" {
-		where, args = `(LOWER(serial) = ?`, []any{lower(self.serial)}
-		for _, m := range self.macs {
-			where += ` OR mac = ? OR macs LIKE ? ESCAPE '!'`
-			args = append(args, m, `%"`+likeEscape(m)+`"%`)
+		if len(self.macs) == 0 {
+			return board{}, nil
 		}
-		where += `)`
+		// See identity.same: such a one shares a MAC address.
+		where, args = byMACs(len(self.macs)), nil
+		for _, m := range self.macs {
+			args = append(args, m)
+		}
 	}
 	rows, err := t.Query(`SELECT `+boardColumns+` FROM chassis WHERE `+where+` ORDER BY last_seen DESC, id`, args...)
 	if err != nil {
@@ -353,7 +361,7 @@ func (s *Store) Disconnect(ctx context.Context, chassis, session string) error {
 }
 
 // SaveStatus records what a chassis says of itself. Parts that are absent keep
-// what is known.
+// what is known. Of an inventory it is kept which boot it is from.
 func (s *Store) SaveStatus(ctx context.Context, chassis string, st teeth.Status) error {
 	var inventory, phases sql.NullString
 	if len(st.Inventory) > 0 && string(st.Inventory) != "null" {
@@ -369,8 +377,9 @@ func (s *Store) SaveStatus(ctx context.Context, chassis string, st teeth.Status)
 	return s.update(ctx, func(t *tx) error {
 		inspected := sql.NullInt64{Int64: t.now, Valid: inventory.Valid}
 		if _, err := t.Exec(`UPDATE chassis SET inventory = COALESCE(?, inventory), phases = COALESCE(?, phases),
-			inspected = COALESCE(?, inspected), last_seen = ?, rev = ? WHERE id = ?`,
-			inventory, phases, inspected, t.now, t.nextRev(), chassis); err != nil || !inventory.Valid {
+			inspected = COALESCE(?, inspected), inspected_boot = CASE WHEN CAST(? AS INTEGER) <> 0 THEN CAST(? AS TEXT) ELSE inspected_boot END,
+			last_seen = ?, rev = ? WHERE id = ?`,
+			inventory, phases, inspected, inventory.Valid, st.BootID, t.now, t.nextRev(), chassis); err != nil || !inventory.Valid {
 			return err
 		}
 		return t.notice(NoticeInspected, chassis, chassis, nil)

@@ -5,6 +5,7 @@ ALTER TABLE chassis ADD COLUMN rejected BIGINT;
 ALTER TABLE chassis ADD COLUMN verified INTEGER NOT NULL DEFAULT 0; -- has had a session over TLS
 ALTER TABLE chassis ADD COLUMN booted_by_token INTEGER NOT NULL DEFAULT 0; -- its session came with a boot token
 ALTER TABLE chassis ADD COLUMN certificate_boot TEXT NOT NULL DEFAULT ''; -- boot that holds its client certificate
+ALTER TABLE chassis ADD COLUMN inspected_boot TEXT NOT NULL DEFAULT ''; -- boot that its inventory is from
 UPDATE chassis SET approved = created, approved_by = 'upgrade';
 CREATE INDEX chassis_uuid ON chassis (uuid);
 CREATE INDEX chassis_address ON chassis (address);
