@@ -256,7 +256,7 @@ func (t *tx) chassisByMAC(mac string) (string, error) {
 		return "", nil
 	}
 	var id string
-	err := t.QueryRow(`SELECT id FROM chassis WHERE mac = ? OR macs LIKE ? ESCAPE '!' ORDER BY last_seen DESC LIMIT 1`, mac, `%"`+likeEscape(mac)+`"%`).Scan(&id)
+	err := t.QueryRow(`SELECT id FROM chassis WHERE `+byMACs(1)+` ORDER BY last_seen DESC LIMIT 1`, mac).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", nil
 	}

@@ -170,11 +170,13 @@ func (s *Store) FindBooting(ctx context.Context, uuid, mac string) (Chassis, err
 		uuid = ""
 	}
 	mac = lower(mac)
-	found, err := s.chassisWhere(ctx, `(? <> '' AND c.uuid IN (?, ?)) OR c.mac = ? OR c.macs LIKE ? ESCAPE '!'
-		ORDER BY CASE WHEN ? <> '' AND c.uuid IN (?, ?) THEN 0 ELSE 2 END + CASE WHEN c.macs LIKE ? ESCAPE '!' THEN 0 ELSE 1 END,
-		c.last_seen DESC LIMIT 1`, false,
-		uuid, uuid, swappedUUID(uuid), mac, `%"`+likeEscape(mac)+`"%`,
-		uuid, uuid, swappedUUID(uuid), `%"`+likeEscape(mac)+`"%`)
+	swapped := swappedUUID(uuid)
+	if uuid == "" {
+		uuid, swapped = "-", "-" // which none has
+	}
+	found, err := s.chassisWhere(ctx, `c.uuid IN (?, ?) OR c.`+byMACs(1)+`
+		ORDER BY CASE WHEN c.uuid IN (?, ?) THEN 0 ELSE 2 END + CASE WHEN c.`+byMACs(1)+` THEN 0 ELSE 1 END,
+		c.last_seen DESC LIMIT 1`, false, uuid, swapped, mac, uuid, swapped, mac)
 	if err != nil {
 		return Chassis{}, err
 	}
