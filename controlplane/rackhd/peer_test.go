@@ -180,6 +180,7 @@ func TestIndependentPeer(t *testing.T) {
 	notices := map[string]any{
 		"tftp.success." + node: sent, "tftp.failure." + node: failed, "http.response." + node: fetched, "tftp.success.external": sent,
 		"dhcp.bind.success." + node: bound, "sku.assigned." + node: sku,
+		"notification." + node: map[string]any{"nodeId": node, "progress": 5.}, "notification": map[string]any{"to": "all"},
 	}
 	facts := map[string]any{
 		"url": broker.URL(), "node": node, "chassis": e.chassis.ID, "ip": "192.0.2.10", "mac": "02:00:00:00:00:0a", "free": "192.0.2.15",
@@ -226,6 +227,7 @@ func TestIndependentPeer(t *testing.T) {
 		{store.NoticeSKU, "", e.chassis.ID, sku}, {store.NoticeAlert, poller, e.chassis.ID, alert},
 		{store.NoticeDiscovered, e.chassis.ID, e.chassis.ID, nil}, {store.NoticeConnected, e.chassis.ID, e.chassis.ID, nil},
 		{store.NoticeDisconnected, e.chassis.ID, e.chassis.ID, nil}, {store.NoticeInspected, e.chassis.ID, e.chassis.ID, nil},
+		{store.NoticeFromNode, "", e.chassis.ID, map[string]any{"progress": 5}}, {store.NoticeFromNode, "", "", map[string]any{"to": "all"}},
 		{store.NoticeRemoved, e.chassis.ID, e.chassis.ID, nil}, {store.NoticeApproved, e.chassis.ID, e.chassis.ID, nil},
 	} {
 		if err := e.store.AddNotice(ctx, n.kind, n.chassis, n.subject, n.data); err != nil {
