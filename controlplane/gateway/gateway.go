@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/teeth-metal/teeth/controlplane/pki"
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/wire/teeth"
@@ -79,6 +81,7 @@ type Gateway struct {
 	greets   map[netip.Addr]int
 	slots    chan struct{} // holds one for each handshake being served
 	rates    rates
+	quiet    *rate.Limiter // of what is logged of those that are refused
 
 	decisions atomic.Int64 // that Run has carried out
 
@@ -114,7 +117,7 @@ func New(c Config) *Gateway {
 	if c.Reports <= 0 {
 		c.Reports = 100
 	}
-	return &Gateway{c: c, meters: newMeters(), sessions: map[string]*Session{}, from: map[netip.Addr]int{}, greets: map[netip.Addr]int{}, slots: make(chan struct{}, maxServed), rates: rates{per: c.Rate}, seed: maphash.MakeSeed()}
+	return &Gateway{c: c, meters: newMeters(), sessions: map[string]*Session{}, from: map[netip.Addr]int{}, greets: map[netip.Addr]int{}, slots: make(chan struct{}, maxServed), rates: rates{per: c.Rate}, quiet: rate.NewLimiter(rate.Every(time.Second), 10), seed: maphash.MakeSeed()}
 }
 
 // Serve accepts agents on l until ctx ends, then closes l and all its sessions
@@ -148,7 +151,9 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener, tlsConfig *tls.Conf
 		from := sourceOf(conn)
 		if reason := g.admit(from); reason != "" {
 			g.meters.refused.WithLabelValues(reason).Inc()
-			g.c.Log.Warn("agent's connection refused", "address", conn.RemoteAddr().String(), "reason", reason)
+			if g.quiet.Allow() { // the peer chooses how often; the metric counts each
+				g.c.Log.Warn("agent's connection refused", "address", conn.RemoteAddr().String(), "reason", reason)
+			}
 			conn.Close()
 			continue
 		}

@@ -57,7 +57,11 @@ func sourceOf(conn net.Conn) netip.Addr {
 	if err != nil {
 		return netip.Addr{}
 	}
-	ip := a.Addr().Unmap().WithZone("")
+	return network(a.Addr())
+}
+
+func network(a netip.Addr) netip.Addr {
+	ip := a.Unmap().WithZone("")
 	if p, err := ip.Prefix(64); err == nil && ip.Is6() {
 		return p.Addr()
 	}

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -61,5 +63,43 @@ func TestConnectionsOfOneAddress(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatal("no connection is taken any more")
 		}
+	}
+}
+
+func TestWritesOfOneAddress(t *testing.T) {
+	issued := 0
+	h, _, _ := with(t, func(c *Config) {
+		c.BootToken = func(context.Context, string, string) (string, error) { issued++; return "token", nil }
+	})
+	codes := map[int]int{}
+	began := time.Now()
+	for range writeBurst + 200 {
+		codes[get(h, "/boot/ipxe?mac=52-54-00-12-34-56").Code]++
+	}
+	if most := writeBurst + 1 + int(writeRate*time.Since(began).Seconds()); issued > most || codes[http.StatusOK] != issued {
+		t.Errorf("%d tokens, want at most %d: %v", issued, most, codes)
+	}
+	if codes[http.StatusTooManyRequests] == 0 {
+		t.Skip("this machine is too slow to send more than is allowed")
+	}
+	r := httptest.NewRequest(http.MethodGet, "/boot/ipxe?mac=52-54-00-12-34-56", nil)
+	r.RemoteAddr, r.Host = "198.51.100.7:1", "10.0.2.2:8082"
+	w := httptest.NewRecorder()
+	if h.ServeHTTP(w, r); w.Code != http.StatusOK {
+		t.Errorf("another address: %d", w.Code)
+	}
+	if w := get(h, "/boot/ipxe"); w.Code != http.StatusOK {
+		t.Errorf("the first script, which writes nothing: %d", w.Code)
+	}
+
+	rs, now := newRates(), time.Now()
+	for i := range maxRates + 10 {
+		rs.allow(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), now)
+	}
+	if len(rs.of) != maxRates {
+		t.Errorf("%d addresses are remembered", len(rs.of))
+	}
+	if rs.allow(netip.AddrFrom4([4]byte{192, 0, 2, 1}), now.Add(time.Hour)); len(rs.of) != 1 {
+		t.Errorf("%d addresses are remembered an hour later", len(rs.of))
 	}
 }

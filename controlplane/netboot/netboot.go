@@ -78,7 +78,7 @@ func Handler(c Config) (http.Handler, error) {
 	if c.IPXEDirs == nil {
 		c.IPXEDirs = bootfile.DefaultIPXEDirs
 	}
-	s := &server{Config: c, dirs: bootfile.Dirs{Boot: c.BootDir, IPXE: c.IPXEDirs}, notices: rate.NewLimiter(noticeRate, noticeBurst)}
+	s := &server{Config: c, dirs: bootfile.Dirs{Boot: c.BootDir, IPXE: c.IPXEDirs}, notices: rate.NewLimiter(noticeRate, noticeBurst), rates: newRates(), quiet: rate.NewLimiter(rate.Every(10*time.Second), 5)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /boot/ipxe", s.script)
 	mux.HandleFunc("GET /boot/{file}", s.bootFile)
@@ -114,6 +114,8 @@ type server struct {
 	Config
 	dirs    bootfile.Dirs
 	notices *rate.Limiter
+	rates   *rates
+	quiet   *rate.Limiter // of complaints about those that ask too often
 }
 
 // safeArgs keeps what iPXE would expand or take for the start of a command off
@@ -183,6 +185,9 @@ func (s *server) image(w http.ResponseWriter, r *http.Request) {
 
 // phoneHome is what cloud-init's phone_home calls with post: all.
 func (s *server) phoneHome(w http.ResponseWriter, r *http.Request) {
+	if !s.mayWrite(w, r) {
+		return
+	}
 	chassis, first, err := s.Store.PhoneHome(r.Context(), r.PathValue("token"))
 	if err != nil {
 		s.fail(w, r, err)

@@ -94,6 +94,9 @@ func (s *server) script(w http.ResponseWriter, r *http.Request) {
 	}
 	token := s.Token
 	if s.BootToken != nil {
+		if !s.mayWrite(w, r) {
+			return
+		}
 		if token, err = s.BootToken(r.Context(), id, mac); err != nil {
 			s.fail(w, r, err)
 			return
