@@ -254,18 +254,34 @@ type estate struct {
 	graphs   []client.Graph
 	database *postgrestest.Server
 	dsn      string
+	broker   string // URL; "": none
 }
 
+// newEstate has every chassis at a graph.
 func newEstate(t *testing.T, chassis int, pause time.Duration) *estate {
 	t.Helper()
-	e := &estate{database: postgrestest.Start(t)}
+	e := openEstate(t, chassis, pause, "")
+	for i, r := range e.roamers {
+		// All through one server: half of the chassis are on the other.
+		g, err := e.a.client.Decommission(t.Context(), r.mac(), client.Decommission{})
+		if err != nil {
+			t.Fatalf("chassis %d: %v", i, err)
+		}
+		e.graphs = append(e.graphs, g)
+	}
+	return e
+}
+
+func openEstate(t *testing.T, chassis int, pause time.Duration, broker string) *estate {
+	t.Helper()
+	e := &estate{database: postgrestest.Start(t), broker: broker}
 	e.dsn = e.database.Database(t)
 	e.dirs[0] = t.TempDir()
 	var cmd *exec.Cmd
-	e.a, cmd = spawnOn(t, e.dirs[0], e.dsn)
+	e.a, cmd = spawnOn(t, e.dirs[0], e.dsn, broker)
 	e.killA = func() { cmd.Process.Kill(); cmd.Wait() }
 	e.dirs[1] = joinEstate(t, e.dirs[0])
-	e.b, _ = spawnOn(t, e.dirs[1], e.dsn)
+	e.b, _ = spawnOn(t, e.dirs[1], e.dsn, broker)
 	for i := range chassis {
 		e.roamers = append(e.roamers, roam(t, t.Context(), i, pause, e.a, e.b))
 	}
@@ -277,14 +293,6 @@ func newEstate(t *testing.T, chassis int, pause time.Duration) *estate {
 				return err == nil && c.State == "ready"
 			})
 		}
-	}
-	for i, r := range e.roamers {
-		// All through one server: half of the chassis are on the other.
-		g, err := e.a.client.Decommission(t.Context(), r.mac(), client.Decommission{})
-		if err != nil {
-			t.Fatalf("chassis %d: %v", i, err)
-		}
-		e.graphs = append(e.graphs, g)
 	}
 	return e
 }
@@ -370,7 +378,7 @@ func TestServerKilled(t *testing.T) {
 		}
 	}
 	// It comes back under its old id and knows all of it.
-	again, _ := spawnOn(t, e.dirs[0], e.dsn)
+	again, _ := spawnOn(t, e.dirs[0], e.dsn, "")
 	e.succeed(t, again)
 }
 

@@ -18,12 +18,16 @@ import (
 const (
 	serveEnv    = "TEETH_TEST_SERVE"          // its data folder
 	databaseEnv = "TEETH_TEST_SERVE_DATABASE" // if not in there
+	brokerEnv   = "TEETH_TEST_SERVE_AMQP"     // "": none
 )
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(serveEnv); dir != "" {
 		c := testConfig(dir)
 		c.Database = os.Getenv(databaseEnv)
+		if broker := os.Getenv(brokerEnv); broker != "" {
+			c.Messages.AMQP = []string{broker}
+		}
 		c.Ready = func(i Info) { json.NewEncoder(os.Stdout).Encode(i) }
 		if err := Serve(context.Background(), c); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -37,14 +41,14 @@ func TestMain(m *testing.M) {
 // spawn runs a server in a process of its own.
 func spawn(t *testing.T, dir string) (*running, *exec.Cmd) {
 	t.Helper()
-	return spawnOn(t, dir, "")
+	return spawnOn(t, dir, "", "")
 }
 
-// spawnOn is spawn with a database.
-func spawnOn(t *testing.T, dir, database string) (*running, *exec.Cmd) {
+// spawnOn is spawn with a database and, unless it is empty, a broker.
+func spawnOn(t *testing.T, dir, database, broker string) (*running, *exec.Cmd) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^$")
-	cmd.Env = append(os.Environ(), serveEnv+"="+dir, databaseEnv+"="+database)
+	cmd.Env = append(os.Environ(), serveEnv+"="+dir, databaseEnv+"="+database, brokerEnv+"="+broker)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
