@@ -146,10 +146,11 @@ func (s *server) ramdisk(base, host, mac, token string) string {
 			args = append(args, more)
 		}
 	}
+	args, shell := s.withShell(base, args)
 	return "#!ipxe\n" +
 		"kernel " + base + "/boot/vmlinuz-amd64 " + strings.Join(args, " ") + "\n" +
 		"initrd " + base + "/boot/teeth-amd64.cpio.zst\n" +
-		"boot\n"
+		shell + "boot\n"
 }
 
 func reply(w http.ResponseWriter, script string) {
