@@ -48,12 +48,14 @@ type AMQP struct {
 	stop  context.CancelFunc
 	parts sync.WaitGroup
 	counters
-	out *outbox
+	out     *outbox
+	answers *outbox
 
 	mu       sync.Mutex
 	changed  chan struct{} // closed when something below has changed
 	transmit state         // connection to publish and request on
 	receive  state         // connection to consume from
+	reply    state         // connection for answers: an address that a peer made up may break it
 	subs     map[*subscriber]bool
 	requests *amqp.Connection // the transmit connection, for requests
 }
@@ -94,15 +96,17 @@ func NewAMQP(c Config) (*AMQP, error) {
 	if c.MaxBytes <= 0 {
 		c.MaxBytes = 64 << 20
 	}
-	b := &AMQP{c: c, changed: make(chan struct{}), subs: map[*subscriber]bool{}, out: newOutbox(c.MaxOutbox, c.MaxBytes)}
+	b := &AMQP{c: c, changed: make(chan struct{}), subs: map[*subscriber]bool{}, out: newOutbox(c.MaxOutbox, c.MaxBytes), answers: newOutbox(maxAnswers, maxAnswerBytes)}
+	b.answers.once = true
 	var err error
 	if b.tls, err = c.tls(); err != nil {
 		return nil, err
 	}
-	b.transmit.err, b.receive.err = errConnecting, errConnecting
+	b.transmit.err, b.receive.err, b.reply.err = errConnecting, errConnecting, errConnecting
 	b.ctx, b.stop = context.WithCancel(context.Background())
-	b.parts.Go(func() { b.supervise(&b.transmit, "transmit", b.send) })
-	b.parts.Go(func() { b.supervise(&b.receive, "receive", b.consume) })
+	b.parts.Go(func() { b.supervise(&b.transmit, "transmit", c.MaxBackoff, b.publishAndRequest) })
+	b.parts.Go(func() { b.supervise(&b.receive, "receive", c.MaxBackoff, b.consume) })
+	b.parts.Go(func() { b.supervise(&b.reply, "reply", min(c.MaxBackoff, replyWait), b.sendAnswers) })
 	return b, nil
 }
 
@@ -215,6 +219,8 @@ func (b *AMQP) err() error {
 		return b.transmit.err
 	case !b.receive.up:
 		return b.receive.err
+	case !b.reply.up:
+		return b.reply.err
 	case b.transmit.blocked != "":
 		return fmt.Errorf("the broker takes no messages: %s", b.transmit.blocked)
 	}
@@ -225,9 +231,9 @@ func (b *AMQP) err() error {
 func (b *AMQP) Stats() Stats {
 	s := b.stats()
 	b.mu.Lock()
-	s.Connected, s.Blocked = b.transmit.up && b.receive.up, b.transmit.blocked != ""
+	s.Connected, s.Blocked = b.transmit.up && b.receive.up && b.reply.up, b.transmit.blocked != ""
 	b.mu.Unlock()
-	s.Outbox = b.out.len()
+	s.Outbox = b.out.len() + b.answers.len()
 	return s
 }
 
@@ -237,5 +243,6 @@ func (b *AMQP) Close() error {
 	b.stop()
 	b.parts.Wait()
 	b.out.close()
+	b.answers.close()
 	return nil
 }

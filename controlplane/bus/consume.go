@@ -63,7 +63,7 @@ func (b *AMQP) answer(s *subscriber, m Message) {
 	// Whoever asked waits a second; a later answer is of no use to anybody.
 	ctx, cancel := context.WithTimeout(s.ctx, replyWait)
 	defer cancel()
-	if err := b.Publish(ctx, reply); err != nil && s.ctx.Err() == nil {
+	if err := b.publish(ctx, b.answers, []Message{reply}); err != nil && s.ctx.Err() == nil {
 		b.c.Log.Warn("an answer was not sent", "exchange", m.Exchange, "key", m.Key, "error", err)
 	}
 }

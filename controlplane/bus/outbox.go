@@ -17,6 +17,7 @@ type outgoing struct {
 // way are taken out, and put back if their connection is lost.
 type outbox struct {
 	maxCount, maxBytes int
+	once               bool // what was under way is not sent again
 
 	mu           sync.Mutex
 	queue        []*outgoing
@@ -74,21 +75,26 @@ func (o *outbox) take() *outgoing {
 	return nil
 }
 
-// putBack returns messages to the front.
-func (o *outbox) putBack(list []*outgoing) {
+// putBack returns messages to the front, and how many will be sent again.
+func (o *outbox) putBack(list []*outgoing) int {
 	if len(list) == 0 {
-		return
+		return 0
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.closed {
-		for _, m := range list {
-			m.done <- ErrClosed
+	if err := errLost; o.closed || o.once {
+		if o.closed {
+			err = ErrClosed
 		}
-		return
+		for _, m := range list {
+			o.forget(m)
+			m.done <- err
+		}
+		return 0
 	}
 	o.queue = append(list, o.queue...)
 	o.signal()
+	return len(list)
 }
 
 // finish is for a message that has been taken and needs no more.

@@ -9,12 +9,21 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// window is how many messages may be on their way before the first is confirmed.
-const window = 256
+const (
+	window = 256 // messages that may be on their way before the first is confirmed
+
+	// Of answers, which nobody waits for much longer than a second.
+	maxAnswers     = 1000
+	maxAnswerBytes = 32 << 20
+)
 
 // Publish implements Bus. While the broker is away the messages wait in the
 // outbox, for as long as ctx lasts.
 func (b *AMQP) Publish(ctx context.Context, messages ...Message) error {
+	return b.publish(ctx, b.out, messages)
+}
+
+func (b *AMQP) publish(ctx context.Context, out *outbox, messages []Message) error {
 	if err := check(messages); err != nil || len(messages) == 0 {
 		return err
 	}
@@ -22,7 +31,7 @@ func (b *AMQP) Publish(ctx context.Context, messages ...Message) error {
 	for i, m := range messages {
 		list[i] = &outgoing{Message: m, ctx: ctx, done: make(chan error, 1)}
 	}
-	if err := b.out.add(list); err != nil {
+	if err := out.add(list); err != nil {
 		if errors.Is(err, ErrFull) {
 			b.refused.Add(int64(len(list)))
 		}
@@ -49,9 +58,19 @@ type flight struct {
 	confirm *amqp.DeferredConfirmation
 }
 
+func (b *AMQP) publishAndRequest(ctx context.Context, conn *amqp.Connection) error {
+	b.set(func() { b.requests = conn })
+	defer b.set(func() { b.requests = nil })
+	return b.send(ctx, conn, &b.transmit, b.out)
+}
+
+func (b *AMQP) sendAnswers(ctx context.Context, conn *amqp.Connection) error {
+	return b.send(ctx, conn, &b.reply, b.answers)
+}
+
 // send publishes what is in the outbox on conn until that fails. What was not
 // confirmed goes back, in its order, to be sent again.
-func (b *AMQP) send(ctx context.Context, conn *amqp.Connection) error {
+func (b *AMQP) send(ctx context.Context, conn *amqp.Connection, st *state, out *outbox) error {
 	ch, err := conn.Channel()
 	if err != nil {
 		return fmt.Errorf("open a channel: %w", err)
@@ -59,8 +78,6 @@ func (b *AMQP) send(ctx context.Context, conn *amqp.Connection) error {
 	if err := ch.Confirm(false); err != nil {
 		return fmt.Errorf("confirm mode: %w", err)
 	}
-	b.set(func() { b.requests = conn })
-	defer b.set(func() { b.requests = nil })
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	closed := ch.NotifyClose(make(chan *amqp.Error, 1))
@@ -73,20 +90,20 @@ func (b *AMQP) send(ctx context.Context, conn *amqp.Connection) error {
 	}()
 	flights := make(chan flight, window)
 	unconfirmed := make(chan []*outgoing, 1)
-	go func() { unconfirmed <- b.await(ctx, cancel, flights) }()
+	go func() { unconfirmed <- b.await(ctx, cancel, st, out, flights) }()
 	var last *outgoing // that could not be sent
 	for ctx.Err() == nil && last == nil {
-		if wait := b.unblocked(); wait != nil {
+		if wait := b.unblocked(st); wait != nil {
 			select {
 			case <-wait:
 			case <-ctx.Done():
 			}
 			continue
 		}
-		m := b.out.take()
+		m := out.take()
 		if m == nil {
 			select {
-			case <-b.out.more:
+			case <-out.more:
 			case <-ctx.Done():
 			}
 			continue
@@ -108,17 +125,16 @@ func (b *AMQP) send(ctx context.Context, conn *amqp.Connection) error {
 	if last != nil {
 		back = append(back, last)
 	}
-	b.repeated.Add(int64(len(back)))
-	b.out.putBack(back)
+	b.repeated.Add(int64(out.putBack(back)))
 	return context.Cause(ctx)
 }
 
 // unblocked returns nil if the broker takes messages, else what to wait for
 // before asking again.
-func (b *AMQP) unblocked() <-chan struct{} {
+func (b *AMQP) unblocked(st *state) <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.transmit.blocked == "" {
+	if st.blocked == "" {
 		return nil
 	}
 	return b.changed
@@ -126,17 +142,17 @@ func (b *AMQP) unblocked() <-chan struct{} {
 
 // await waits for the confirm of one flight after the other. It returns those
 // without one, in order, when the channel has failed.
-func (b *AMQP) await(ctx context.Context, fail context.CancelCauseFunc, flights <-chan flight) (unconfirmed []*outgoing) {
+func (b *AMQP) await(ctx context.Context, fail context.CancelCauseFunc, st *state, out *outbox, flights <-chan flight) (unconfirmed []*outgoing) {
 	for f := range flights {
 		if ctx.Err() == nil {
-			if err := b.confirmed(ctx, f.confirm); err != nil {
+			if err := b.confirmed(ctx, st, f.confirm); err != nil {
 				fail(err)
 			}
 		}
 		// A confirm may have come in before the end.
 		if f.confirm.Acked() {
 			b.published.Add(1)
-			b.out.finish(f.outgoing, nil)
+			out.finish(f.outgoing, nil)
 		} else {
 			unconfirmed = append(unconfirmed, f.outgoing)
 		}
@@ -144,7 +160,7 @@ func (b *AMQP) await(ctx context.Context, fail context.CancelCauseFunc, flights 
 	return unconfirmed
 }
 
-func (b *AMQP) confirmed(ctx context.Context, c *amqp.DeferredConfirmation) error {
+func (b *AMQP) confirmed(ctx context.Context, st *state, c *amqp.DeferredConfirmation) error {
 	for {
 		wait, stop := context.WithTimeout(ctx, b.c.ConfirmWait)
 		ack, err := c.WaitContext(wait)
@@ -156,7 +172,7 @@ func (b *AMQP) confirmed(ctx context.Context, c *amqp.DeferredConfirmation) erro
 			return errors.New("the broker could not take a message over")
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case b.unblocked() == nil:
+		case b.unblocked(st) == nil:
 			return fmt.Errorf("no confirm within %v", b.c.ConfirmWait)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"strconv"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -19,8 +20,8 @@ const (
 )
 
 // supervise keeps one connection: it dials, has work use the connection until
-// work returns or the connection is lost, and starts over.
-func (b *AMQP) supervise(st *state, name string, work func(context.Context, *amqp.Connection) error) {
+// work returns or the connection is lost, and starts over, after longest at most.
+func (b *AMQP) supervise(st *state, name string, longest time.Duration, work func(context.Context, *amqp.Connection) error) {
 	backoff := minBackoff
 	for attempt := 0; b.ctx.Err() == nil; attempt++ {
 		url := b.c.URLs[attempt%len(b.c.URLs)]
@@ -37,7 +38,7 @@ func (b *AMQP) supervise(st *state, name string, work func(context.Context, *amq
 		// Full jitter: servers that lost the broker together do not return together.
 		pause := minBackoff/2 + rand.N(backoff)
 		log.Warn("no connection to the AMQP broker", "error", err, "again_in", pause.Round(time.Millisecond).String())
-		backoff = min(2*backoff, b.c.MaxBackoff)
+		backoff = min(2*backoff, longest)
 		select {
 		case <-time.After(pause):
 		case <-b.ctx.Done():
@@ -110,21 +111,29 @@ func (b *AMQP) once(st *state, name, url string, work func(context.Context, *amq
 
 var errLost = fmt.Errorf("connection lost")
 
-// dial returns the connection and the socket below it.
+// dial returns the connection and the socket below it. TLS is ours, not the
+// library's, as it reads what headless lets through.
 func (b *AMQP) dial(ctx context.Context, name, url string) (*amqp.Connection, net.Conn, error) {
+	uri, err := amqp.ParseURI(url)
+	if err != nil {
+		return nil, nil, err
+	}
+	t, err := b.tlsFor(uri)
+	if err != nil {
+		return nil, nil, err
+	}
+	if t != nil {
+		url = "amqp" + url[len(uri.Scheme):]
+	}
 	var raw net.Conn
 	properties := amqp.NewConnectionProperties()
 	properties["product"] = "teeth"
 	properties.SetClientConnectionName("teeth " + name)
-	var t *tls.Config
-	if b.tls != nil {
-		t = b.tls.Clone() // the library writes the server's name into it
-	}
 	conn, err := amqp.DialConfig(url, amqp.Config{
-		Heartbeat: b.c.Heartbeat, TLSClientConfig: t, Properties: properties,
-		Dial: func(network, address string) (net.Conn, error) {
+		Heartbeat: b.c.Heartbeat, Properties: properties,
+		Dial: func(network, _ string) (net.Conn, error) {
 			d := net.Dialer{Timeout: dialWait}
-			c, err := d.DialContext(ctx, network, address)
+			c, err := d.DialContext(ctx, network, net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port)))
 			if err != nil {
 				return nil, err
 			}
@@ -133,7 +142,17 @@ func (b *AMQP) dial(ctx context.Context, name, url string) (*amqp.Connection, ne
 				time.AfterFunc(farewellWait+time.Second, func() { c.Close() })
 			})
 			// For the handshakes; the library takes it away after them.
-			return raw, c.SetDeadline(time.Now().Add(dialWait))
+			if err := c.SetDeadline(time.Now().Add(dialWait)); err != nil {
+				return nil, err
+			}
+			if t == nil {
+				return newHeadless(raw), nil
+			}
+			secure := tls.Client(raw, t)
+			if err := secure.HandshakeContext(ctx); err != nil {
+				return nil, err
+			}
+			return newHeadless(secure), nil
 		},
 	})
 	if err != nil {
@@ -143,6 +162,29 @@ func (b *AMQP) dial(ctx context.Context, name, url string) (*amqp.Connection, ne
 		return nil, nil, err
 	}
 	return conn, raw, nil
+}
+
+// tlsFor returns nil for amqp://. Without files of ours those hold that the URL's
+// parameters name (cacertfile, certfile, keyfile, server_name_indication).
+func (b *AMQP) tlsFor(uri amqp.URI) (*tls.Config, error) {
+	if uri.Scheme != "amqps" {
+		return nil, nil
+	}
+	t := b.tls
+	if t == nil {
+		var err error
+		if t, err = (Config{CAFile: uri.CACertFile, CertFile: uri.CertFile, KeyFile: uri.KeyFile}).tls(); err != nil {
+			return nil, err
+		}
+	}
+	if t == nil {
+		t = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	t = t.Clone()
+	if t.ServerName = uri.ServerName; t.ServerName == "" {
+		t.ServerName = uri.Host
+	}
+	return t, nil
 }
 
 // impatient is a connection on which no single write takes for ever, so that a

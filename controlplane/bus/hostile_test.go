@@ -1,0 +1,95 @@
+package bus_test
+
+import (
+	"context"
+	"encoding/base64"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/teeth-metal/teeth/controlplane/bus"
+	"github.com/teeth-metal/teeth/controlplane/bus/rabbitmqtest"
+)
+
+// TestPoison has peers send what breaks a client's connection: headers nested
+// deeper than the library reads, and an answer's address that the broker fails
+// over. Neither may hold up requests or events.
+func TestPoison(t *testing.T) {
+	broker := rabbitmqtest.Start(t)
+	b := start(t, bus.Config{URLs: []string{broker.URL()}})
+	got := make(chan bus.Message, 100)
+	if err := b.Subscribe(t.Context(), bus.Subscription{Exchange: exchange, Keys: []string{"#"}, Group: "g", Handle: func(_ context.Context, m bus.Message) *bus.Message {
+		if m.Key != "event" {
+			got <- m
+		}
+		return &bus.Message{Body: []byte("answer")}
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, b)
+	conn, err := amqp.Dial(broker.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ch, err := conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func(key string, p amqp.Publishing) {
+		t.Helper()
+		if err := ch.PublishWithContext(t.Context(), exchange, key, false, false, p); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case m := <-got:
+			if m.Key != key {
+				t.Errorf("got %s, want %s", m.Key, key)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%s did not arrive", key)
+		}
+	}
+	deep := amqp.Table{}
+	for range 300 {
+		deep = amqp.Table{"a": deep}
+	}
+	send("deep", amqp.Publishing{Headers: deep, ContentType: "application/json"})
+	send("wide", amqp.Publishing{Headers: amqp.Table{"nothing": make([]any, 60_000)}})
+	if s := b.Stats(); s.Reconnects != 0 || !s.Connected {
+		t.Errorf("headers cost the connection: %+v", s)
+	}
+
+	// A process of a node that cannot be, as what is in an address by direct reply-to.
+	address := "amq.rabbitmq.reply-to." + base64.StdEncoding.EncodeToString([]byte("\x83g2short")) + ".AAAA"
+	for range 3 {
+		send("address", amqp.Publishing{ReplyTo: address})
+		began := time.Now()
+		if err := b.Publish(t.Context(), bus.Message{Exchange: exchange, Key: "event", Body: []byte("{}"), Persistent: true}); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("an event waited %v for an answer that cannot be sent", took)
+		}
+	}
+	if s := b.Stats(); s.Repeated != 0 {
+		t.Errorf("an event was sent again because of an answer: %+v", s)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for { // one that comes while answers have no connection may be lost
+		short, stop := context.WithTimeout(ctx, 3*time.Second)
+		a, err := b.Request(short, bus.Message{Exchange: exchange, Key: "request", Body: []byte("{}")})
+		stop()
+		if err == nil {
+			if string(a.Body) != "answer" {
+				t.Errorf("%+v", a)
+			}
+			return
+		}
+		if ctx.Err() != nil {
+			t.Fatal("no answer after hostile messages: ", err)
+		}
+	}
+}
