@@ -172,6 +172,7 @@ func older(box *schemas.Chassis) ([]power.Sensor, error) {
 		for _, f := range thermal.Fans {
 			sensor := power.Sensor{Name: clean(f.Name), Number: clean(f.MemberID), Type: "Fan", Status: status(f.Status, f.Reading != nil)}
 			if sensor.Name == "" {
+				//lint:ignore SA1019 older services have nothing else
 				sensor.Name = clean(f.FanName)
 			}
 			if f.Reading != nil {
@@ -241,12 +242,13 @@ func (s *session) Info(ctx context.Context) (power.Info, error) {
 	if err != nil {
 		return info, s.explain(ctx, what, err)
 	}
-	for _, m := range managers {
-		info.Firmware = clean(m.FirmwareVersion)
-		if m.SerialConsole.ServiceEnabled && slices.Contains(m.SerialConsole.ConnectTypesSupported, schemas.IPMISerialConnectTypesSupported) {
+	if len(managers) > 0 {
+		info.Firmware = clean(managers[0].FirmwareVersion)
+		//lint:ignore SA1019 older services say it of the manager
+		console := managers[0].SerialConsole
+		if console.ServiceEnabled && slices.Contains(console.ConnectTypesSupported, schemas.IPMISerialConnectTypesSupported) {
 			info.Console = s.console("sol", true, 623)
 		}
-		break
 	}
 	host := sys.SerialConsole // newer services say it of the system
 	for _, c := range []struct {
