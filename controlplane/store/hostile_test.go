@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/teeth-metal/teeth/wire/teeth"
 )
 
 // What anybody on the boot network can make the store keep has bounds.
@@ -139,5 +141,24 @@ func TestWeakIdentityWithoutBootID(t *testing.T) {
 	}
 	if c = enter("2"); c.Approved != nil {
 		t.Error("whoever claims the MAC address is approved")
+	}
+}
+
+// A session that is still there when its chassis has been rejected gets nothing.
+func TestRejectedChassisStartsNothing(t *testing.T) {
+	s, ctx := newStore(t), t.Context()
+	c := connect(t, s, macA)
+	g := newGraph(t, s, c.ID, teeth.MethodDiskErase)
+	if err := s.Reject(ctx, c.ID, "ann"); err != nil {
+		t.Fatal(err)
+	}
+	if err := begin(ctx, s, g.Tasks[0].ID); !errors.Is(err, ErrConflict) {
+		t.Errorf("rejected: %v", err)
+	}
+	if err := s.Approve(ctx, c.ID, "ann"); err != nil {
+		t.Fatal(err)
+	}
+	if err := begin(ctx, s, g.Tasks[0].ID); err != nil {
+		t.Errorf("approved: %v", err)
 	}
 }

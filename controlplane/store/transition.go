@@ -51,8 +51,12 @@ func (s *Store) startTask(t *tx, id string, how Start) (Task, error) {
 	}
 	if task.Chassis != "" {
 		var session, boot string
-		if err := t.QueryRow(`SELECT session, boot_id FROM chassis WHERE id = ?`, task.Chassis).Scan(&session, &boot); err != nil {
+		var approved sql.NullInt64
+		if err := t.QueryRow(`SELECT session, boot_id, approved FROM chassis WHERE id = ?`, task.Chassis).Scan(&session, &boot, &approved); err != nil {
 			return task, fmt.Errorf("chassis %s: %w", task.Chassis, err)
+		}
+		if task.Kind == KindAgent && !approved.Valid { // perhaps rejected just now, with the session still there
+			return task, fmt.Errorf("task %s: chassis %s is not approved: %w", id, task.Chassis, ErrConflict)
 		}
 		if task.Kind == KindAgent && session != how.Session {
 			return task, fmt.Errorf("task %s: chassis %s has another session by now: %w", id, task.Chassis, ErrConflict)

@@ -11,6 +11,10 @@ import (
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
 
+// maxUnfinished is how many tasks an agent may say it is at: it does one at a time,
+// and each that it names is looked up.
+const maxUnfinished = 64
+
 // send gives an agent its task.
 func (e *Engine) send(ctx context.Context, session Session, t store.Task, how store.Start) (again bool, err error) {
 	if how.Command != nil {

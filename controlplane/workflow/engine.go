@@ -17,6 +17,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
@@ -187,10 +188,14 @@ func (e *Engine) Connected(ctx context.Context, chassis string, st teeth.Status)
 	defer l.Unlock()
 	known := map[string]bool{}
 	var strays []string
+	unfinished := 0
 	for _, t := range st.Tasks {
 		known[t.TaskID] = true
 		if t.State.Final() {
 			continue
+		}
+		if unfinished++; unfinished > maxUnfinished {
+			return fmt.Errorf("the agent says that it has more than %d tasks under way", maxUnfinished)
 		}
 		task, err := e.c.Store.Task(ctx, t.TaskID)
 		switch {
