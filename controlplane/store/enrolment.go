@@ -27,8 +27,14 @@ const (
 	tidyTokensAfter    = 10_000 // tokens, if that is earlier
 )
 
-// maxDecisions is how many decisions are kept.
-const maxDecisions = 10_000
+// maxDecisions is how many decisions are kept: more than a rule makes that approves
+// all chassis that wait, or the first would be gone before the servers that hold
+// the sessions have seen them. It is a variable for tests.
+var maxDecisions = 100_000
+
+// trimDecisions is after how many revisions those beyond are dropped, as that
+// counts all of them. A prime: revisions come in steps.
+const trimDecisions = 61
 
 // Verdicts of decisions.
 const (
@@ -174,8 +180,9 @@ func (t *tx) event(chassis, message string) error {
 
 // decide records a verdict.
 func (t *tx) decide(chassis, verdict, by string) error {
+	rev := t.nextRev()
 	if _, err := t.Exec(`INSERT INTO decisions (rev, chassis, verdict, decided_by, time) VALUES (?, ?, ?, ?, ?)`,
-		t.nextRev(), chassis, verdict, by, t.now); err != nil {
+		rev, chassis, verdict, by, t.now); err != nil || rev%trimDecisions != 0 {
 		return err
 	}
 	_, err := t.Exec(`DELETE FROM decisions WHERE rev <= (SELECT rev FROM decisions ORDER BY rev DESC LIMIT 1 OFFSET ?)`, maxDecisions)

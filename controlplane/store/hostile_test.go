@@ -162,3 +162,39 @@ func TestRejectedChassisStartsNothing(t *testing.T) {
 		t.Errorf("approved: %v", err)
 	}
 }
+
+// A rule that approves a whole estate at once must reach each session.
+func TestDecisionsOfAWholeEstate(t *testing.T) {
+	s, ctx := newStore(t), t.Context()
+	decide := func(n int) {
+		t.Helper()
+		if err := s.update(ctx, func(t *tx) error {
+			for range n {
+				t.nextRev() // of the chassis
+				if err := t.decide("c", Approved, "rule all"); err != nil {
+					return err
+				}
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	count := func() (n int) {
+		t.Helper()
+		if err := s.r.QueryRowContext(ctx, `SELECT COUNT(*) FROM decisions`).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	decide(12_000)
+	if n := count(); n != 12_000 {
+		t.Errorf("%d decisions of 12000 are there", n)
+	}
+	defer func(n int) { maxDecisions = n }(maxDecisions)
+	maxDecisions = 500
+	decide(2 * trimDecisions)
+	if n := count(); n > maxDecisions+trimDecisions {
+		t.Errorf("%d decisions are kept, want about %d", n, maxDecisions)
+	}
+}
