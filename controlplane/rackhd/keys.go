@@ -50,6 +50,24 @@ func (s *Service) chassis(ctx context.Context, ref string) (store.Chassis, error
 	return s.c.Store.Chassis(ctx, id.String())
 }
 
+// exact reports an error unless id is a whole UUID. The store takes the beginning
+// of an id as well, as people type it; a program that has lost the rest of one must
+// not cancel what happens to begin alike.
+func exact(what, id string) error {
+	if _, err := uuid.Parse(id); err != nil || len(id) != 36 {
+		return badRequest("%s %.80q: want its id, a UUID", what, id)
+	}
+	return nil
+}
+
+// graph returns the graph with this id.
+func (s *Service) graph(ctx context.Context, id string) (store.Graph, error) {
+	if err := exact("graph", id); err != nil {
+		return store.Graph{}, err
+	}
+	return s.c.Store.Graph(ctx, strings.ToLower(id))
+}
+
 // domains remembers the domains of graphs, for the keys that have them.
 type domains struct {
 	mu sync.Mutex

@@ -1,10 +1,12 @@
 package rackhd
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/controlplane/workflow"
@@ -22,12 +24,15 @@ type selector struct {
 	ID             string `json:"id"`
 	Target         string `json:"target"`
 	NodeID         string `json:"nodeId"`
+	Node           string `json:"node"`
 	InjectableName string `json:"injectableName"`
+	GraphName      string `json:"graphName"`
 	Domain         string `json:"domain"`
 }
 
 func (f selector) graph() string { return first(f.GraphID, f.InstanceID, f.ID) }
-func (f selector) node() string  { return first(f.Target, f.NodeID) }
+func (f selector) node() string  { return first(f.Target, f.NodeID, f.Node) }
+func (f selector) name() string  { return first(f.InjectableName, f.GraphName) }
 
 func first(texts ...string) string {
 	for _, t := range texts {
@@ -38,19 +43,29 @@ func first(texts ...string) string {
 	return ""
 }
 
-// selection reads {filter: {…}} and {…} alike: the requests differ in it.
+// selection reads {filter: {…}} and {…} alike: the requests differ in it. A filter
+// with a key that we do not know selects less than we would: it is refused.
 func (c call) selection() (selector, error) {
 	var in struct {
 		selector
-		Filter *selector `json:"filter"`
+		Filter json.RawMessage `json:"filter"`
 	}
 	if err := c.decode(&in); err != nil {
 		return selector{}, err
 	}
-	if in.Filter != nil {
-		return *in.Filter, nil
+	if len(in.Filter) == 0 || string(in.Filter) == "null" {
+		return in.selector, nil
 	}
-	return in.selector, nil
+	var f selector
+	if err := rackhd.Decode("", in.Filter, &f); err != nil {
+		return selector{}, fmt.Errorf("filter: %w", err)
+	}
+	strict := json.NewDecoder(bytes.NewReader(in.Filter))
+	strict.DisallowUnknownFields()
+	if err := strict.Decode(&selector{}); err != nil {
+		return selector{}, badRequest("filter: %.100s: there are graphId, target, injectableName and domain", strings.TrimPrefix(err.Error(), "json: "))
+	}
+	return f, nil
 }
 
 // object is a graph or a task of one, with RackHD's names.
@@ -134,7 +149,7 @@ func (s *Service) runnerMethods() []method {
 			if f.graph() == "" {
 				return s.run(ctx, c, c.words[0])
 			}
-			g, err := s.c.Store.Graph(ctx, f.graph())
+			g, err := s.graph(ctx, f.graph())
 			if err == nil && !g.Final() {
 				s.c.Engine.Wake(g.Chassis)
 			}
@@ -163,7 +178,7 @@ func library[T any](s *Service, all func(workflow.Library) []T, name func(T) str
 		}
 		found := []T{}
 		for _, d := range all(l) {
-			if f.InjectableName == "" || f.InjectableName == name(d) {
+			if f.name() == "" || f.name() == name(d) {
 				found = append(found, d)
 			}
 		}
@@ -238,7 +253,7 @@ func (s *Service) selected(ctx context.Context, c call) (store.Graph, error) {
 		return store.Graph{}, err
 	}
 	if id := f.graph(); id != "" {
-		return s.c.Store.Graph(ctx, id)
+		return s.graph(ctx, id)
 	}
 	if f == (selector{}) {
 		return store.Graph{}, badRequest("%s: want graphId, or target, or injectableName", c.Key)
@@ -257,7 +272,7 @@ func (s *Service) selected(ctx context.Context, c call) (store.Graph, error) {
 
 // active lists active graphs that are inside no other.
 func (s *Service) active(ctx context.Context, f selector) ([]store.Graph, error) {
-	filter := store.GraphFilter{Name: f.InjectableName, Active: true, Root: true}
+	filter := store.GraphFilter{Name: f.name(), Active: true, Root: true}
 	if node := f.node(); node != "" {
 		chassis, err := s.chassis(ctx, node)
 		if err != nil {

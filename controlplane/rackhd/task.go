@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/wire/rackhd"
@@ -27,7 +28,10 @@ func (s *Service) taskMethods() []method {
 	}
 	// Our own messages come here, too. What is asked again changes nothing.
 	cancel := func(ctx context.Context, id string) (any, error) {
-		t, err := s.c.Store.Task(ctx, id)
+		if err := exact("task", id); err != nil {
+			return nil, err
+		}
+		t, err := s.c.Store.Task(ctx, strings.ToLower(id))
 		if err != nil {
 			return nil, err
 		}

@@ -112,7 +112,7 @@ func Decode(contentType string, body []byte, v any) error {
 	if err := json.Unmarshal(body, v); err != nil {
 		var wrong *json.UnmarshalTypeError
 		if errors.As(err, &wrong) {
-			return fmt.Errorf("%w: %.80s: got a JSON %s", ErrInvalid, wrong.Field, wrong.Value)
+			return fmt.Errorf("%w: JSON Schema Violation: %.80s: got a JSON %s", ErrInvalid, wrong.Field, wrong.Value)
 		}
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
