@@ -74,6 +74,7 @@ func (s *Server) place(ctx context.Context, r *request) (bool, error) {
 	relay := r.RelayAgentInfo()
 	var found bool
 	switch giaddr, ciaddr := addr(r.GatewayIPAddr), addr(r.ClientIPAddr); {
+	case giaddr.IsValid() && !isHost(giaddr): // the answer would go to many, or to this machine
 	case relay != nil && giaddr.IsValid() && len(relay.Get(dhcpv4.LinkSelectionSubOption)) == 4:
 		found = of(netip.AddrFrom4([4]byte(relay.Get(dhcpv4.LinkSelectionSubOption)))) // RFC 3527
 	case giaddr.IsValid():
@@ -100,6 +101,11 @@ func (s *Server) place(ctx context.Context, r *request) (bool, error) {
 		}
 	}
 	return r.self.IsValid(), nil
+}
+
+// isHost reports whether a may be the address of one other host.
+func isHost(a netip.Addr) bool {
+	return !a.IsMulticast() && !a.IsLoopback() && a.As4()[0] < 240 && a.As4()[0] != 0
 }
 
 // self is the address that the message was sent to or, of a broadcast, our address
