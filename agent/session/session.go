@@ -212,7 +212,7 @@ func (s *Session) connect(ctx context.Context, endpoint string) (established boo
 	if s.creds != nil {
 		var conf *tls.Config
 		conf, certified = s.creds.config()
-		tc := tls.Client(raw, conf)
+		tc := tls.Client(raw, resuming(conf))
 		if err := tc.HandshakeContext(dialCtx); err != nil {
 			return false, fmt.Errorf("TLS with %s: %w", endpoint, err)
 		}

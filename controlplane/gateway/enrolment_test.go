@@ -65,7 +65,7 @@ func newSite(t *testing.T) *site {
 	w.g = New(Config{Store: s, Handler: &w.woken, Token: "estate token", Authority: authority, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 2)
-	go func() { done <- w.g.Serve(ctx, l, authority.AgentConfig(ctx)) }()
+	go func() { done <- w.g.Serve(ctx, l, authority.AgentConfig(ctx, "secret")) }()
 	go func() { done <- w.g.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()

@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -12,6 +13,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -72,6 +74,19 @@ func (a *Authority) IssueClient(csr []byte, chassis, boot string) (der []byte, r
 // VerifyClient returns the chassis and the boot that a client certificate of this
 // authority names. Whether the chassis is still welcome is for the caller to ask.
 func (a *Authority) VerifyClient(cert *x509.Certificate) (chassis, boot string, err error) {
+	if err := a.signed(cert); err != nil {
+		return "", "", err
+	}
+	return a.VerifyResumed(cert)
+}
+
+// vouched in a session ticket says that the client certificate in it, if there is
+// one, was this authority's when the session began.
+var vouched = []byte("teeth: client certificate verified")
+
+// signed verifies that the authority signed a client certificate, at the time it
+// names or a while after.
+func (a *Authority) signed(cert *x509.Certificate) error {
 	at := a.now()
 	if at.After(cert.NotAfter) && at.Before(cert.NotAfter.Add(clientGrace)) {
 		at = cert.NotAfter
@@ -81,7 +96,16 @@ func (a *Authority) VerifyClient(cert *x509.Certificate) (chassis, boot string, 
 	if _, err := cert.Verify(x509.VerifyOptions{
 		Roots: roots, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}); err != nil {
-		return "", "", fmt.Errorf("client certificate: %w", err)
+		return fmt.Errorf("client certificate: %w", err)
+	}
+	return nil
+}
+
+// VerifyResumed is VerifyClient for a session that was resumed with AgentConfig,
+// whose ticket vouches for the signature: only the time has passed since.
+func (a *Authority) VerifyResumed(cert *x509.Certificate) (chassis, boot string, err error) {
+	if now := a.now(); now.After(cert.NotAfter.Add(clientGrace)) || now.Before(cert.NotBefore) {
+		return "", "", errors.New("client certificate: it has expired, or is not yet valid")
 	}
 	if cert.Subject.CommonName == "" || len(cert.Subject.OrganizationalUnit) != 1 {
 		return "", "", errors.New("client certificate: it names no chassis and boot")
@@ -93,16 +117,31 @@ func (a *Authority) VerifyClient(cert *x509.Certificate) (chassis, boot string, 
 // TLS proves the possession of and VerifyClient checks, and lets them resume
 // sessions. It keeps changing the keys of session tickets until ctx ends.
 //
-// Ticket keys are derived from the authority's key and the time, so that every
-// server of an estate, which all have the same authority, resumes what another one
-// began. Whoever has that key can be any server anyway.
-func (a *Authority) AgentConfig(ctx context.Context) *tls.Config {
+// Ticket keys are derived from secret and the time, so that every server of an
+// estate, which all have the same secret, resumes what another one began. They do not
+// come from the authority's key, which a quantum computer could find out one day:
+// agents resume with a plain elliptic curve, and what keeps a recorded session secret
+// then is that it began with a key exchange that is more than that.
+func (a *Authority) AgentConfig(ctx context.Context, secret string) *tls.Config {
 	c := a.ServerConfig()
 	c.ClientAuth = tls.RequestClientCert
+	c.WrapSession = func(cs tls.ConnectionState, s *tls.SessionState) ([]byte, error) {
+		if cs.DidResume || len(cs.PeerCertificates) == 0 || a.signed(cs.PeerCertificates[0]) == nil {
+			s.Extra = append(s.Extra, vouched)
+		}
+		return c.EncryptTicket(cs, s)
+	}
+	c.UnwrapSession = func(ticket []byte, cs tls.ConnectionState) (*tls.SessionState, error) {
+		s, err := c.DecryptTicket(ticket, cs)
+		if err != nil || s == nil || !slices.ContainsFunc(s.Extra, func(b []byte) bool { return bytes.Equal(b, vouched) }) {
+			return nil, err // a full handshake
+		}
+		return s, nil
+	}
 	set := func() time.Duration {
 		now := a.now()
 		period := now.Unix() / int64(ticketPeriod.Seconds())
-		c.SetSessionTicketKeys([][32]byte{a.ticketKey(period), a.ticketKey(period - 1), a.ticketKey(period + 1)})
+		c.SetSessionTicketKeys([][32]byte{ticketKey(secret, period), ticketKey(secret, period-1), ticketKey(secret, period+1)})
 		return time.Unix((period+1)*int64(ticketPeriod.Seconds()), 0).Sub(now)
 	}
 	next := set()
@@ -119,14 +158,11 @@ func (a *Authority) AgentConfig(ctx context.Context) *tls.Config {
 	return c
 }
 
-func (a *Authority) ticketKey(period int64) (key [32]byte) {
-	secret, err := a.key.Bytes()
-	if err == nil {
-		secret, err = hkdf.Key(sha256.New, secret, nil, fmt.Sprintf("teeth session tickets %d", period), len(key))
-	}
-	if err != nil { // neither fails with a P-256 key and 32 bytes
+func ticketKey(secret string, period int64) (key [32]byte) {
+	b, err := hkdf.Key(sha256.New, []byte(secret), nil, fmt.Sprintf("teeth session tickets %d", period), len(key))
+	if err != nil { // not with 32 bytes
 		panic(err)
 	}
-	copy(key[:], secret)
+	copy(key[:], b)
 	return key
 }

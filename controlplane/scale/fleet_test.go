@@ -145,7 +145,14 @@ func (a *agent) dial(ctx context.Context) (net.Conn, *teeth.Reader, error) {
 		return nil, nil, err
 	}
 	if !a.f.plain {
-		tc := tls.Client(nc, a.conf)
+		conf := a.conf
+		if conf.ClientSessionCache != nil {
+			if _, ok := conf.ClientSessionCache.Get(conf.ServerName); ok { // as the real agent
+				conf = conf.Clone()
+				conf.CurvePreferences = []tls.CurveID{tls.CurveP256}
+			}
+		}
+		tc := tls.Client(nc, conf)
 		if err := tc.HandshakeContext(ctx); err != nil {
 			nc.Close()
 			return nil, nil, err

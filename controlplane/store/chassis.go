@@ -60,7 +60,7 @@ const chassisColumns = `c.id, c.name, c.uuid, c.serial, c.mac, c.macs, c.version
 	COALESCE((SELECT MIN(g.id) FROM graphs g WHERE g.chassis = c.id AND g.parent = '' AND g.state IN ('pending', 'running')), ''),
 	EXISTS (SELECT 1 FROM phone_home p WHERE p.chassis = c.id AND p.used IS NULL)`
 
-const chassisDetails = `, c.inventory, c.phases`
+const chassisDetails = `, (SELECT i.inventory FROM inventories i WHERE i.chassis = c.id), (SELECT i.phases FROM inventories i WHERE i.chassis = c.id)`
 
 func scanChassis(row scanner, details bool) (Chassis, error) {
 	var (

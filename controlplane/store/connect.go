@@ -376,10 +376,18 @@ func (s *Store) SaveStatus(ctx context.Context, chassis string, st teeth.Status)
 	}
 	return s.update(ctx, func(t *tx) error {
 		inspected := sql.NullInt64{Int64: t.now, Valid: inventory.Valid}
-		if _, err := t.Exec(`UPDATE chassis SET inventory = COALESCE(?, inventory), phases = COALESCE(?, phases),
-			inspected = COALESCE(?, inspected), inspected_boot = CASE WHEN CAST(? AS INTEGER) <> 0 THEN CAST(? AS TEXT) ELSE inspected_boot END,
-			last_seen = ?, rev = ? WHERE id = ?`,
-			inventory, phases, inspected, inventory.Valid, st.BootID, t.now, t.nextRev(), chassis); err != nil || !inventory.Valid {
+		res, err := t.Exec(`UPDATE chassis SET inspected = COALESCE(?, inspected),
+			inspected_boot = CASE WHEN CAST(? AS INTEGER) <> 0 THEN CAST(? AS TEXT) ELSE inspected_boot END,
+			last_seen = ?, rev = ? WHERE id = ?`, inspected, inventory.Valid, st.BootID, t.now, t.nextRev(), chassis)
+		if err != nil || !inventory.Valid && !phases.Valid {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 0 { // forgotten meanwhile
+			return err
+		}
+		if _, err := t.Exec(`INSERT INTO inventories (chassis, inventory, phases) VALUES (?, ?, ?)
+			ON CONFLICT (chassis) DO UPDATE SET inventory = COALESCE(excluded.inventory, inventories.inventory),
+				phases = COALESCE(excluded.phases, inventories.phases)`, chassis, inventory, phases); err != nil || !inventory.Valid {
 			return err
 		}
 		return t.notice(NoticeInspected, chassis, chassis, nil)

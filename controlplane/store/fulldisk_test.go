@@ -31,7 +31,7 @@ func TestFullDisk(t *testing.T) {
 	ops := []op{
 		{do: func(t *tx) error { close(inside); <-gate; return image("first")(t) }},
 		{do: func(t *tx) error {
-			_, err := t.Exec(`UPDATE chassis SET inventory = ?, rev = ? WHERE id = ?`, strings.Repeat("x", 1<<20), t.nextRev(), c.ID)
+			_, err := t.Exec(`UPDATE chassis SET name = ?, rev = ? WHERE id = ?`, strings.Repeat("x", 1<<20), t.nextRev(), c.ID)
 			return err
 		}},
 		{do: image("last")},

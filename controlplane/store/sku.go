@@ -139,8 +139,8 @@ func (s *Store) SKUsToAssign(ctx context.Context, limit int) (list []SKUCandidat
 	if err := s.r.QueryRowContext(ctx, `SELECT version FROM sku_version`).Scan(&version); err != nil {
 		return nil, 0, fmt.Errorf("SKUs: %w", err)
 	}
-	rows, err := s.r.QueryContext(ctx, `SELECT c.id, c.inspected, c.inventory FROM chassis c LEFT JOIN sku_assignments a ON a.chassis = c.id
-		WHERE c.approved IS NOT NULL AND c.inspected IS NOT NULL AND c.inventory IS NOT NULL
+	rows, err := s.r.QueryContext(ctx, `SELECT c.id, c.inspected, i.inventory FROM chassis c JOIN inventories i ON i.chassis = c.id LEFT JOIN sku_assignments a ON a.chassis = c.id
+		WHERE c.approved IS NOT NULL AND c.inspected IS NOT NULL AND i.inventory IS NOT NULL
 			AND (a.chassis IS NULL OR a.inspected <> c.inspected OR a.version <> ?) ORDER BY c.id LIMIT ?`, version, page(limit))
 	if err != nil {
 		return nil, 0, fmt.Errorf("SKUs: %w", err)

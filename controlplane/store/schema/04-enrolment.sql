@@ -7,6 +7,17 @@ ALTER TABLE chassis ADD COLUMN booted_by_token INTEGER NOT NULL DEFAULT 0; -- it
 ALTER TABLE chassis ADD COLUMN certificate_boot TEXT NOT NULL DEFAULT ''; -- boot that holds its client certificate
 ALTER TABLE chassis ADD COLUMN inspected_boot TEXT NOT NULL DEFAULT ''; -- boot that its inventory is from
 UPDATE chassis SET approved = created, approved_by = 'upgrade';
+
+-- What a chassis is made of, apart from what changes with every session: it is large,
+-- and would be written anew with each.
+CREATE TABLE inventories (
+	chassis   TEXT PRIMARY KEY REFERENCES chassis (id) ON DELETE CASCADE,
+	inventory TEXT,
+	phases    TEXT -- of its boot
+);
+INSERT INTO inventories (chassis, inventory, phases) SELECT id, inventory, phases FROM chassis WHERE inventory IS NOT NULL OR phases IS NOT NULL;
+ALTER TABLE chassis DROP COLUMN inventory;
+ALTER TABLE chassis DROP COLUMN phases;
 CREATE INDEX chassis_uuid ON chassis (uuid);
 CREATE INDEX chassis_address ON chassis (address);
 CREATE INDEX chassis_waiting ON chassis (id) WHERE approved IS NULL;
