@@ -88,19 +88,43 @@ func (s *Store) Notices(ctx context.Context, after int64, limit int) ([]Notice, 
 	return list, rows.Err()
 }
 
+// anybodys are the notices that anybody on the boot network can cause.
+const anybodys = `'` + NoticeHTTP + `', '` + NoticeTFTPSent + `', '` + NoticeTFTPFailed + `', '` + NoticeDHCPBound + `'`
+
 // DropNotices forgets the notices up to a number, which have been told, and the
-// oldest beyond what is kept. It returns how many were dropped untold.
+// oldest beyond what is kept: first of those that anybody can cause, so that a
+// flood of them pushes out nothing that matters. It returns how many were dropped
+// untold.
 func (s *Store) DropNotices(ctx context.Context, upTo int64) (untold int64, err error) {
 	err = s.update(ctx, func(t *tx) error {
-		if _, err := t.Exec(`DELETE FROM notices WHERE number <= ?`, upTo); err != nil {
-			return err
-		}
-		res, err := t.Exec(`DELETE FROM notices WHERE number <= (SELECT number FROM notices ORDER BY number DESC LIMIT 1 OFFSET ?)`, maxNotices)
-		if err != nil {
-			return err
-		}
-		untold, err = res.RowsAffected()
+		var err error
+		untold, err = t.dropNotices(upTo, maxNotices)
 		return err
 	})
 	return untold, err
+}
+
+func (t *tx) dropNotices(upTo, keep int64) (untold int64, err error) {
+	if _, err := t.Exec(`DELETE FROM notices WHERE number <= ?`, upTo); err != nil {
+		return 0, err
+	}
+	var excess int64 // at most as many again: the rest goes the next time
+	if err := t.QueryRow(`SELECT COUNT(*) FROM (SELECT number FROM notices ORDER BY number DESC LIMIT ? OFFSET ?) AS more`, keep, keep).Scan(&excess); err != nil {
+		return 0, err
+	}
+	for _, which := range []string{`WHERE kind IN (` + anybodys + `)`, ``} {
+		if untold >= excess {
+			break
+		}
+		res, err := t.Exec(`DELETE FROM notices WHERE number IN (SELECT number FROM notices `+which+` ORDER BY number LIMIT ?)`, excess-untold)
+		if err != nil {
+			return 0, err
+		}
+		n, err := res.RowsAffected()
+		if err != nil {
+			return 0, err
+		}
+		untold += n
+	}
+	return untold, nil
 }
