@@ -2,7 +2,7 @@ package gateway
 
 import (
 	"context"
-	"crypto/x509"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"time"
@@ -22,12 +22,16 @@ const (
 // prove says by what a session may introduce itself. On a plain listener nothing
 // is asked for. Over TLS it is the certificate, if there is one, and otherwise
 // the token: that of the estate, or one that the store is to redeem.
-func (g *Gateway) prove(in *store.Session, token string, certificates []*x509.Certificate) error {
+func (g *Gateway) prove(in *store.Session, token string, state tls.ConnectionState) error {
 	switch {
 	case !in.Secure:
 		return nil
-	case len(certificates) > 0 && g.c.Authority != nil:
-		chassis, boot, err := g.c.Authority.VerifyClient(certificates[0])
+	case len(state.PeerCertificates) > 0 && g.c.Authority != nil:
+		verify := g.c.Authority.VerifyClient
+		if state.DidResume {
+			verify = g.c.Authority.VerifyResumed
+		}
+		chassis, boot, err := verify(state.PeerCertificates[0])
 		if err != nil {
 			return err
 		}

@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -69,7 +68,7 @@ func (s *Session) BootID() string { return s.bootID }
 // serve is the life of a connection.
 func (g *Gateway) serve(ctx context.Context, conn net.Conn, from netip.Addr, tlsConfig *tls.Config) {
 	log := g.c.Log.With("address", conn.RemoteAddr().String())
-	var certificates []*x509.Certificate
+	var state tls.ConnectionState // zero without TLS
 	defer func() { conn.Close() }()
 	served := g.serveNext(ctx)
 	if served == nil {
@@ -88,7 +87,7 @@ func (g *Gateway) serve(ctx context.Context, conn net.Conn, from netip.Addr, tls
 			}
 			return
 		}
-		conn, certificates = c, c.ConnectionState().PeerCertificates
+		conn, state = c, c.ConnectionState()
 	}
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
@@ -98,7 +97,7 @@ func (g *Gateway) serve(ctx context.Context, conn net.Conn, from netip.Addr, tls
 		done: make(chan struct{}), reports: rate.NewLimiter(rate.Limit(g.c.Reports), int(10*g.c.Reports)+1),
 	}
 	r := teeth.NewReader(conn)
-	err := s.handshake(ctx, r, certificates)
+	err := s.handshake(ctx, r, state)
 	served()
 	g.greeted(from)
 	if err != nil {
@@ -111,7 +110,7 @@ func (g *Gateway) serve(ctx context.Context, conn net.Conn, from netip.Addr, tls
 	}
 	g.meters.handshakes.WithLabelValues("ok").Inc()
 	conn.SetDeadline(time.Time{})
-	s.log.Info("agent connected", "boot_id", s.bootID, "legacy", s.legacy, "approved", s.approved.Load(), "certificate", len(certificates) > 0)
+	s.log.Info("agent connected", "boot_id", s.bootID, "legacy", s.legacy, "approved", s.approved.Load(), "certificate", len(state.PeerCertificates) > 0, "resumed", state.DidResume)
 	var settling sync.WaitGroup
 	settling.Go(func() {
 		if err := g.settle(ctx, s); err != nil {
@@ -175,7 +174,7 @@ func (s *Session) write(m teeth.Message) error {
 }
 
 // handshake reads the first message and answers it.
-func (s *Session) handshake(ctx context.Context, r *teeth.Reader, certificates []*x509.Certificate) error {
+func (s *Session) handshake(ctx context.Context, r *teeth.Reader, state tls.ConnectionState) error {
 	var line []byte
 	for len(line) == 0 {
 		var err error
@@ -210,7 +209,7 @@ func (s *Session) handshake(ctx context.Context, r *teeth.Reader, certificates [
 		Address:  hostOf(s.conn.RemoteAddr().String()),
 		Endpoint: endpointHost(h.Endpoint, s.conn.LocalAddr().String()),
 	}
-	if err := s.g.prove(&in, token, certificates); err != nil {
+	if err := s.g.prove(&in, token, state); err != nil {
 		return refuse(err)
 	}
 	s.legacy, s.bootID = h.Version == teeth.LegacyVersion, h.BootID

@@ -174,6 +174,22 @@ func TestResumption(t *testing.T) {
 
 func agentHandshake(t *testing.T, a *Authority, client *tls.Config) (resumed bool, chassis string) {
 	t.Helper()
+	resumed, certificates := sessionWith(t, a, client)
+	if len(certificates) > 0 {
+		verify := a.VerifyClient
+		if resumed {
+			verify = a.VerifyResumed
+		}
+		var err error
+		if chassis, _, err = verify(certificates[0]); err != nil {
+			t.Error(err)
+		}
+	}
+	return resumed, chassis
+}
+
+func sessionWith(t *testing.T, a *Authority, client *tls.Config) (resumed bool, certificates []*x509.Certificate) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -202,10 +218,37 @@ func agentHandshake(t *testing.T, a *Authority, client *tls.Config) (resumed boo
 	defer c.Close()
 	c.Read(make([]byte, 1)) // the ticket comes with it
 	s := <-state
-	if len(s.PeerCertificates) > 0 {
-		if chassis, _, err = a.VerifyClient(s.PeerCertificates[0]); err != nil {
-			t.Error(err)
+	return s.DidResume, s.PeerCertificates
+}
+
+// A ticket of a session whose certificate is another authority's resumes nothing: the
+// signature is not looked at again.
+func TestForeignCertificateIsNotResumed(t *testing.T) {
+	a, err := Open(t.TempDir(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := Open(t.TempDir(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := p256(t)
+	for signer, want := range map[*Authority]bool{a: true, other: false} {
+		der, _, err := signer.IssueClient(request(t, key), "chassis-1", "boot-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		client, err := ClientConfig(a.Pin())
+		if err != nil {
+			t.Fatal(err)
+		}
+		client.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+		client.Certificates = []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}
+		for i := range 3 {
+			resumed, _ := sessionWith(t, a, client)
+			if resumed != (want && i > 0) {
+				t.Errorf("connection %d with a certificate of ours (%v): resumed %v", i, want, resumed)
+			}
 		}
 	}
-	return s.DidResume, chassis
 }
