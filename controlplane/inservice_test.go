@@ -3,6 +3,7 @@ package controlplane
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -92,6 +93,10 @@ func TestDecommissionInService(t *testing.T) {
 	sim.SetPower(t, true)
 	if script := bootScript(t, s); !strings.Contains(script, "sanboot") {
 		t.Errorf("in service it boots %s", script)
+	}
+	bad := client.RunGraph{Graph: run.Graph, Chassis: c.ID, Options: map[string]map[string]any{"boot": {"device": "floppy"}}}
+	if _, err := s.client.RunGraph(ctx, bad); !errors.Is(err, client.ErrInvalid) || !strings.Contains(err.Error(), "write pxe or http") {
+		t.Errorf("an option that makes no sense: %v", err)
 	}
 	if g, err = s.client.RunGraph(ctx, run); err != nil {
 		t.Fatal(err)

@@ -24,9 +24,17 @@ const (
 // All returns the jobs, for Engine.Register.
 func All(s *power.Service, db *store.Store) []workflow.Job {
 	return []workflow.Job{
-		{Name: Power, Run: func(ctx context.Context, w *workflow.Work) (any, error) { return setPower(ctx, s, w) }},
-		{Name: BootDevice, Run: func(ctx context.Context, w *workflow.Work) (any, error) { return setBoot(ctx, s, w) }},
-		{Name: BootRamdisk, Run: func(ctx context.Context, w *workflow.Work) (any, error) { return bootRamdisk(ctx, s, db, w) }},
+		{Name: Power, Check: check(powerOptions), Run: func(ctx context.Context, w *workflow.Work) (any, error) { return setPower(ctx, s, w) }},
+		{Name: BootDevice, Check: check(bootOptions), Run: func(ctx context.Context, w *workflow.Work) (any, error) { return setBoot(ctx, s, w) }},
+		{Name: BootRamdisk, Check: check(ramdiskOptions), Run: func(ctx context.Context, w *workflow.Work) (any, error) { return bootRamdisk(ctx, s, db, w) }},
+	}
+}
+
+// check has a graph with wrong options refused, and not fail when it gets to them.
+func check[T any](read func(json.RawMessage) (T, error)) func(json.RawMessage) error {
+	return func(options json.RawMessage) error {
+		_, err := read(options)
+		return err
 	}
 }
 
@@ -56,28 +64,36 @@ func progress(w *workflow.Work, step string) {
 	}
 }
 
-// setPower carries out {"action": "on|off|shutdown|cycle|reset|status"} and waits
-// until the chassis has the power that it leads to. "soft" is RackHD's name for
-// shutdown.
-func setPower(ctx context.Context, s *power.Service, w *workflow.Work) (any, error) {
+// powerOptions reads {"action": "on|off|shutdown|cycle|reset|status"}; status is no
+// action. "soft" is RackHD's name for shutdown.
+func powerOptions(options json.RawMessage) (power.Action, error) {
 	var in struct {
 		Action string `json:"action"`
 	}
-	if err := decode(Power, w.Options, &in); err != nil {
+	if err := decode(Power, options, &in); err != nil {
+		return "", err
+	}
+	switch in.Action {
+	case "status":
+		return "", nil
+	case "soft":
+		return power.Shutdown, nil
+	}
+	return power.ParseAction(in.Action)
+}
+
+// setPower carries out an action and waits until the chassis has the power that it
+// leads to.
+func setPower(ctx context.Context, s *power.Service, w *workflow.Work) (any, error) {
+	action, err := powerOptions(w.Options)
+	if err != nil {
 		return nil, err
 	}
-	if in.Action == "soft" {
-		in.Action = string(power.Shutdown)
-	}
-	if in.Action != "status" {
-		a, err := power.ParseAction(in.Action)
-		if err != nil {
-			return nil, err
-		}
+	if action != "" {
 		ctx, cancel := context.WithTimeout(ctx, maxPower)
 		defer cancel()
-		progress(w, "power "+in.Action)
-		if err := s.SetAndWait(ctx, w.Chassis.ID, a); err != nil {
+		progress(w, "power "+string(action))
+		if err := s.SetAndWait(ctx, w.Chassis.ID, action); err != nil {
 			return nil, err
 		}
 	}
@@ -88,10 +104,18 @@ func setPower(ctx context.Context, s *power.Service, w *workflow.Work) (any, err
 	return map[string]any{"state": state}, nil
 }
 
+func bootOptions(options json.RawMessage) (power.Boot, error) {
+	var in power.Boot
+	if err := decode(BootDevice, options, &in); err != nil {
+		return in, err
+	}
+	return in, in.Check()
+}
+
 // setBoot carries out a power.Boot.
 func setBoot(ctx context.Context, s *power.Service, w *workflow.Work) (any, error) {
-	var in power.Boot
-	if err := decode(BootDevice, w.Options, &in); err != nil {
+	in, err := bootOptions(w.Options)
+	if err != nil {
 		return nil, err
 	}
 	return in, s.SetBoot(ctx, w.Chassis.ID, in)
@@ -100,25 +124,32 @@ func setBoot(ctx context.Context, s *power.Service, w *workflow.Work) (any, erro
 // look is how often the store is asked whether the chassis has come.
 const look = 2 * time.Second
 
+// ramdisk is how a chassis is made to boot the ramdisk.
+type ramdisk struct {
+	Force  bool         `json:"force"` // though its agent is connected
+	Device power.Device `json:"device"`
+	UEFI   bool         `json:"uefi"`
+}
+
+func ramdiskOptions(options json.RawMessage) (ramdisk, error) {
+	in := ramdisk{Device: power.PXE}
+	if err := decode(BootRamdisk, options, &in); err != nil {
+		return in, err
+	}
+	if in.Device != power.PXE && in.Device != power.HTTP {
+		return in, fmt.Errorf("options of %s: device %.40q: write pxe or http", BootRamdisk, in.Device)
+	}
+	return in, nil
+}
+
 // bootRamdisk makes a chassis boot the ramdisk: over the network at its next boot
 // only, which is now. One whose agent is connected is left alone, unless
 // {"force": true}. {"device": "http"} is for firmware that boots over HTTP and not
 // by PXE; {"uefi": true} asks for a UEFI boot.
 func bootRamdisk(ctx context.Context, s *power.Service, db *store.Store, w *workflow.Work) (any, error) {
-	var in struct {
-		Force  bool         `json:"force"`
-		Device power.Device `json:"device"`
-		UEFI   bool         `json:"uefi"`
-	}
-	if err := decode(BootRamdisk, w.Options, &in); err != nil {
+	in, err := ramdiskOptions(w.Options)
+	if err != nil {
 		return nil, err
-	}
-	switch in.Device {
-	case "":
-		in.Device = power.PXE
-	case power.PXE, power.HTTP:
-	default:
-		return nil, fmt.Errorf("options of %s: device %.40q: write pxe or http", BootRamdisk, in.Device)
 	}
 	before, err := db.Chassis(ctx, w.Chassis.ID)
 	if err != nil {
