@@ -93,3 +93,37 @@ func TestPoison(t *testing.T) {
 		}
 	}
 }
+
+// TestFewPermissions has a user who may declare no exchange, as others have done
+// that, and may not send answers: that costs no event.
+func TestFewPermissions(t *testing.T) {
+	broker := rabbitmqtest.Start(t)
+	other := start(t, bus.Config{URLs: []string{broker.URL()}}) // declares the exchange
+	ready(t, other)
+	broker.Ctl("add_user", "few", "few")
+	broker.Ctl("set_permissions", "few", `^teeth\.`, `^(on\.|teeth\.)`, `^(on\.|teeth\.)`)
+	b := start(t, bus.Config{URLs: []string{"amqp://few:few@" + broker.Address() + "/"}})
+	if err := b.Subscribe(t.Context(), bus.Subscription{Exchange: exchange, Keys: []string{"ask"}, Group: "g", Handle: func(context.Context, bus.Message) *bus.Message {
+		return &bus.Message{Body: []byte("answer")}
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	ready(t, b)
+	for range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		if a, err := other.Request(ctx, bus.Message{Exchange: exchange, Key: "ask", Body: []byte("{}")}); err == nil {
+			t.Errorf("answered without permission: %+v", a)
+		}
+		cancel()
+		began := time.Now()
+		if err := b.Publish(t.Context(), bus.Message{Exchange: exchange, Key: "event", Body: []byte("{}")}); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("an event waited %v", took)
+		}
+	}
+	if s := b.Stats(); s.Repeated != 0 {
+		t.Errorf("events were sent again: %+v", s)
+	}
+}

@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -201,17 +202,32 @@ func (c *impatient) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// declare declares the exchanges on a channel of its own: a refusal closes it.
+// declare declares the exchanges. Where we may not, one that others have declared
+// does as well.
 func declare(conn *amqp.Connection, exchanges []string) error {
+	for _, name := range exchanges {
+		err := onChannel(conn, func(ch *amqp.Channel) error {
+			return ch.ExchangeDeclare(name, amqp.ExchangeTopic, true, false, false, false, nil)
+		})
+		var refused *amqp.Error
+		if errors.As(err, &refused) && refused.Code == amqp.AccessRefused && onChannel(conn, func(ch *amqp.Channel) error {
+			return ch.ExchangeDeclarePassive(name, amqp.ExchangeTopic, true, false, false, false, nil)
+		}) == nil {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("declare exchange %s as topic, durable: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// onChannel has a channel of its own for do: a refusal closes it.
+func onChannel(conn *amqp.Connection, do func(*amqp.Channel) error) error {
 	ch, err := conn.Channel()
 	if err != nil {
 		return fmt.Errorf("open a channel: %w", err)
 	}
 	defer ch.Close()
-	for _, name := range exchanges {
-		if err := ch.ExchangeDeclare(name, amqp.ExchangeTopic, true, false, false, false, nil); err != nil {
-			return fmt.Errorf("declare exchange %s as topic, durable: %w", name, err)
-		}
-	}
-	return nil
+	return do(ch)
 }
