@@ -13,18 +13,18 @@ import (
 const maxIdle = 40 << 10
 
 // 500 agents get their certificates, lose their server without warning, and are all
-// back, with certificates and none twice, in half a minute.
+// back, with certificates and none twice.
 func TestFleetSurvivesTheServer(t *testing.T) {
 	const n = 500
 	s := newServer(t)
 	s.start(t)
 	f := launch(t, s, n, false)
-	f.wait("got a certificate", &f.certified, n, time.Minute)
+	f.wait("got a certificate", &f.certified, n, 3*time.Minute) // on a machine that is busy with other things
 	for round := range 2 {
 		f.lose(s)
 		full := f.full.Load()
 		s.start(t)
-		f.wait("came back", &f.settled, n, time.Minute)
+		f.wait("came back", &f.settled, n, 3*time.Minute)
 		// The first connection with the certificate cannot resume what began without it.
 		if now := f.full.Load() - full; round == 1 && now > n/10 {
 			t.Errorf("%d of %d sessions were not resumed", now, n)
@@ -56,16 +56,9 @@ func BenchmarkFleet(b *testing.B) {
 		f.wait("got a certificate", &f.certified, n, 3*time.Minute)
 		b.ReportMetric(time.Since(began).Seconds(), "s-to-enrol")
 
-		f.lose(s)
-		s.start(b)
-		full, failures := f.full.Load(), f.failures.Load()
-		b.ReportMetric(f.wait("came back", &f.settled, n, 2*time.Minute).Seconds(), "s-back-full")
-		b.Logf("back with %d full TLS handshakes, %d connections refused", f.full.Load()-full, f.failures.Load()-failures)
-		f.lose(s)
-		s.start(b)
-		b.ReportMetric(f.wait("came back", &f.settled, n, 2*time.Minute).Seconds(), "s-back-resumed")
-		time.Sleep(2 * time.Second)
-		over := s.memory(b)
+		// The first connection with the certificate cannot resume what began without it.
+		f.back(b, s, n, "full")
+		over := f.back(b, s, n, "resumed")
 		b.ReportMetric(float64(over.Live-empty.Live)/float64(n), "B/agent-TLS")
 		b.ReportMetric(float64(over.Resident-empty.Resident)/float64(n), "RSS-B/agent-TLS")
 		b.ReportMetric(float64(over.Goroutines-empty.Goroutines)/float64(n), "goroutines/agent")
@@ -96,6 +89,25 @@ func BenchmarkFleet(b *testing.B) {
 		s.kill()
 	}
 	b.ReportMetric(0, "ns/op")
+}
+
+// back kills the server, starts it anew, and reports how long it takes until all
+// agents are back, and how much processor time at either end for each. It returns
+// what the server holds then.
+func (f *fleet) back(b *testing.B, s *server, n int, how string) memory {
+	f.lose(s)
+	full, failures, spent := f.full.Load(), f.failures.Load(), cpu()
+	s.start(b)
+	took := f.wait("came back", &f.settled, n, 3*time.Minute)
+	spent = cpu() - spent
+	b.ReportMetric(took.Seconds(), "s-back-"+how)
+	time.Sleep(2 * time.Second)
+	m := s.memory(b)
+	each := func(d time.Duration) float64 { return d.Seconds() * 1e3 / float64(n) }
+	b.ReportMetric(each(m.CPU), "server-cpu-ms/agent-back-"+how)
+	b.Logf("back in %.1f s with %d full TLS handshakes and %d connections refused or lost; processor time for each agent: server %.2f ms, agent %.2f ms",
+		took.Seconds(), f.full.Load()-full, f.failures.Load()-failures, each(m.CPU), each(spent))
+	return m
 }
 
 // lose kills the server and waits until all agents know.

@@ -69,8 +69,14 @@ func serve(text string) error {
 		}
 		os.Exit(1)
 	}()
+	// As an operator has it: what is logged costs something, too.
+	log, err := os.OpenFile(filepath.Join(s.Dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
 	return controlplane.Serve(context.Background(), controlplane.Config{
-		DataDir: s.Dir, BootDir: s.Dir, Version: "scale", Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
+		DataDir: s.Dir, BootDir: s.Dir, Version: "scale", Log: slog.New(slog.NewMultiHandler(
+			slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}), slog.NewTextHandler(log, nil))),
 		Agents: s.Agents, InsecureAgents: s.Plain, API: s.API, Boot: s.Boot,
 		Enrolment: controlplane.EnrolmentConfig{AutoApprove: []store.Rule{{Kind: store.RuleAll}}},
 		Ready:     func(i controlplane.Info) { out.Encode(i) },
