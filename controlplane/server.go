@@ -299,7 +299,9 @@ func (s *server) run(outer context.Context) error {
 		return err
 	}
 	start(func() error { return s.engine.Run(ctx) })
-	start(func() error { return s.gateway.Serve(ctx, listeners[info.Agents], s.authority.AgentConfig(ctx, s.secrets)) })
+	start(func() error {
+		return s.gateway.Serve(ctx, listeners[info.Agents], s.authority.AgentConfig(ctx, s.secrets))
+	})
 	if info.InsecureAgents != "" {
 		s.Log.Warn("agents may connect without TLS and token", "address", info.InsecureAgents)
 		start(func() error { return s.gateway.Serve(ctx, listeners[info.InsecureAgents], nil) })

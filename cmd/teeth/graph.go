@@ -180,7 +180,9 @@ func knownOptions(tasks []client.TaskDefinition, t client.TaskDefinition) string
 			known[key] = true
 		}
 		for key := range t.Options {
-			known[key] = known[key]
+			if _, ok := known[key]; !ok {
+				known[key] = false
+			}
 		}
 		i := slices.IndexFunc(tasks, func(o client.TaskDefinition) bool { return o.Name == t.Base })
 		if t.Base == "" || i < 0 {
