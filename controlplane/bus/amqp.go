@@ -24,8 +24,8 @@ type Config struct {
 	// and key to present. With "?auth_mechanism=external" in the URL the
 	// certificate is also the login.
 	CAFile, CertFile, KeyFile string
-	// Exchanges to declare: topic, durable. One that exists with other properties
-	// is reported, and what uses it waits.
+	// Exchanges to declare: topic, durable. One that exists with other properties is
+	// reported, and used as it is.
 	Exchanges []string
 	// Prefix of the names of the queues that groups share; "teeth" unless set.
 	Prefix string
@@ -37,7 +37,7 @@ type Config struct {
 	MaxOutbox   int           // messages not yet confirmed; 10000
 	MaxBytes    int           // of their bodies; 64 MiB
 	GroupTTL    time.Duration // a message for a group nobody takes is dropped after it; 5 s
-	MaxBackoff  time.Duration // between attempts to connect; 30 s
+	MaxBackoff  time.Duration // between attempts to connect; 10 s
 }
 
 // AMQP is a bus over a broker. It connects, and connects again, for ever.
@@ -84,7 +84,7 @@ func NewAMQP(c Config) (*AMQP, error) {
 	}
 	for d, otherwise := range map[*time.Duration]time.Duration{
 		&c.Heartbeat: 10 * time.Second, &c.WriteWait: 10 * time.Second, &c.ConfirmWait: 30 * time.Second,
-		&c.GroupTTL: 5 * time.Second, &c.MaxBackoff: 30 * time.Second,
+		&c.GroupTTL: 5 * time.Second, &c.MaxBackoff: 10 * time.Second,
 	} {
 		if *d <= 0 {
 			*d = otherwise

@@ -3,6 +3,9 @@ package bus_test
 import (
 	"context"
 	"encoding/base64"
+	"log/slog"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -126,4 +129,53 @@ func TestFewPermissions(t *testing.T) {
 	if s := b.Stats(); s.Repeated != 0 {
 		t.Errorf("events were sent again: %+v", s)
 	}
+}
+
+// TestOtherExchange has an exchange that somebody declared otherwise: all others
+// work, and it is told.
+func TestOtherExchange(t *testing.T) {
+	broker := rabbitmqtest.Start(t)
+	conn, err := amqp.Dial(broker.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ch, err := conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.ExchangeDeclare("on.ssdp", "fanout", false, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	var said text
+	b, err := bus.NewAMQP(bus.Config{URLs: []string{broker.URL()}, Exchanges: []string{"on.ssdp", exchange}, Log: slog.New(slog.NewTextHandler(&said, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	ready(t, b)
+	if err := b.Publish(t.Context(), bus.Message{Exchange: exchange, Key: "event", Body: []byte("{}")}); err != nil {
+		t.Error(err)
+	}
+	if log := said.String(); !strings.Contains(log, "level=ERROR") || !strings.Contains(log, "exchange=on.ssdp") {
+		t.Errorf("not told: %s", log)
+	}
+}
+
+// text is a buffer for more than one goroutine.
+type text struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (x *text) Write(p []byte) (int, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.b.Write(p)
+}
+
+func (x *text) String() string {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.b.String()
 }

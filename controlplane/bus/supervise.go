@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"strconv"
@@ -16,7 +17,7 @@ import (
 const (
 	dialWait     = 10 * time.Second
 	minBackoff   = 250 * time.Millisecond
-	steady       = 10 * time.Second // a connection that lasted so long starts the backoff anew
+	steady       = 2 * time.Second // a connection that lasted so long starts the backoff anew
 	farewellWait = 2 * time.Second
 )
 
@@ -65,7 +66,7 @@ func (b *AMQP) once(st *state, name, url string, work func(context.Context, *amq
 		farewell.Stop()
 		raw.Close()
 	}()
-	if err := declare(conn, b.c.Exchanges); err != nil {
+	if err := declare(conn, b.c.Exchanges, b.c.Log); err != nil {
 		return err
 	}
 	b.set(func() { *st = state{up: true} })
@@ -204,7 +205,7 @@ func (c *impatient) Write(p []byte) (int, error) {
 
 // declare declares the exchanges. Where we may not, one that others have declared
 // does as well.
-func declare(conn *amqp.Connection, exchanges []string) error {
+func declare(conn *amqp.Connection, exchanges []string, log *slog.Logger) error {
 	for _, name := range exchanges {
 		err := onChannel(conn, func(ch *amqp.Channel) error {
 			return ch.ExchangeDeclare(name, amqp.ExchangeTopic, true, false, false, false, nil)
@@ -213,6 +214,12 @@ func declare(conn *amqp.Connection, exchanges []string) error {
 		if errors.As(err, &refused) && refused.Code == amqp.AccessRefused && onChannel(conn, func(ch *amqp.Channel) error {
 			return ch.ExchangeDeclarePassive(name, amqp.ExchangeTopic, true, false, false, false, nil)
 		}) == nil {
+			continue
+		}
+		if refused != nil && refused.Code == amqp.PreconditionFailed {
+			// It is there: what can go over it does. One that we never use is no reason
+			// to do without all others.
+			log.Error("an exchange was declared with other properties than topic, durable: delete it, and have it declared anew", "exchange", name, "error", err)
 			continue
 		}
 		if err != nil {
