@@ -15,7 +15,8 @@ const (
 	publishWait = 10 * time.Second // well below leadFor: nobody else publishes meanwhile
 	idle        = 2 * time.Second  // between looks at the store when nothing wakes us
 	retryWait   = time.Second
-	batch       = 200 // notices published together
+	batch       = 200                   // notices published together
+	gather      = 50 * time.Millisecond // between two batches
 )
 
 // publishNotices publishes what has happened, in order, until ctx ends. A notice
@@ -33,7 +34,8 @@ func (s *Service) publishNotices(ctx context.Context) {
 			s.c.Log.Warn("events wait in the store: they cannot be published", "error", err)
 			changed, wait = nil, retryWait
 		case more:
-			continue
+			// What happens meanwhile is told together: each batch is two commits.
+			changed, wait = nil, gather
 		}
 		select {
 		case <-ctx.Done():
