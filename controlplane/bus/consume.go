@@ -58,6 +58,11 @@ func (b *AMQP) answer(s *subscriber, m Message) {
 	if out == nil || m.ReplyTo == "" {
 		return
 	}
+	if !sendable(m.ReplyTo) {
+		b.discarded.Add(1)
+		b.c.Log.Warn("an answer is not sent: the address for it is none", "exchange", m.Exchange, "key", m.Key, "reply_to", m.ReplyTo)
+		return
+	}
 	reply := *out
 	reply.Exchange, reply.Key, reply.ReplyTo = "", m.ReplyTo, ""
 	// Whoever asked waits a second; a later answer is of no use to anybody.
