@@ -212,11 +212,9 @@ func (s *Session) connect(ctx context.Context, endpoint string) (established boo
 	if s.creds != nil {
 		var conf *tls.Config
 		conf, certified = s.creds.config()
-		tc := tls.Client(raw, resuming(conf))
-		if err := tc.HandshakeContext(dialCtx); err != nil {
+		if nc, err = handshake(dialCtx, raw, conf); err != nil {
 			return false, fmt.Errorf("TLS with %s: %w", endpoint, err)
 		}
-		nc = tc
 	}
 	c := newConn(s, nc, endpoint)
 	c.certified = certified

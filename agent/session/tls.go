@@ -1,13 +1,18 @@
 package session
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/teeth-metal/teeth/wire/teeth"
@@ -53,20 +58,28 @@ func tlsConfig(pin [sha256.Size]byte) *tls.Config {
 	}
 }
 
-// resuming returns conf for a connection that may resume a session, or conf itself.
+// handshake makes a connection one of TLS, and resumes a session if there is one.
 //
 // A session begins with the key exchange that Go prefers, which a quantum computer
 // does not break, and what resumes it is derived from that. The elliptic curve adds
-// a secret that is of this connection alone; a hybrid would add little,
-// and cost a server that thousands of chassis come back to several times as much.
-// P-256 is the one that every implementation of TLS 1.3 has (RFC 8446, 9.1).
-func resuming(conf *tls.Config) *tls.Config {
-	if _, ok := conf.ClientSessionCache.Get(conf.ServerName); !ok {
-		return conf
+// a secret that is of this connection alone; a hybrid would add little, and cost a
+// server that thousands of chassis come back to several times as much. P-256 is the
+// one that every implementation of TLS 1.3 has (RFC 8446, 9.1).
+func handshake(ctx context.Context, raw net.Conn, conf *tls.Config) (net.Conn, error) {
+	session, resumes := conf.ClientSessionCache.Get(conf.ServerName)
+	if resumes {
+		conf = conf.Clone() // with the same cache
+		conf.CurvePreferences = []tls.CurveID{tls.CurveP256}
 	}
-	conf = conf.Clone() // with the same cache
-	conf.CurvePreferences = []tls.CurveID{tls.CurveP256}
-	return conf
+	tc := tls.Client(raw, conf)
+	err := tc.HandshakeContext(ctx)
+	// The library drops a session after any failure. One that was no answer to it, as
+	// when the server has too many at once, must not make the next attempt dearer.
+	if resumes && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)) {
+		conf.ClientSessionCache.Put(conf.ServerName, session)
+	}
+	return tc, err
 }
 
 // verify checks the chain that the server sent, its CA included.

@@ -331,3 +331,63 @@ func TestNobodyListens(t *testing.T) {
 		t.Errorf("error %v does not name %s", err, addr)
 	}
 }
+
+// A connection that ends before TLS has begun, as those do that are too many, leaves
+// the session to be resumed by the next.
+func TestResumptionAfterARefusal(t *testing.T) {
+	a := newAuthority(t)
+	addr, conns := serve(t, &tls.Config{Certificates: []tls.Certificate{a.leaf(t, nil)}})
+	pin, err := parsePin(a.pin())
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf := tlsConfig(pin)
+	dial := func() bool {
+		raw, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer raw.Close()
+		nc, err := handshake(t.Context(), raw, conf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		peer := <-conns
+		go peer.Write([]byte("x"))
+		if _, err := nc.Read(make([]byte, 1)); err != nil { // the ticket comes before it
+			t.Fatal(err)
+		}
+		peer.Close()
+		return nc.(*tls.Conn).ConnectionState().DidResume
+	}
+	if dial() {
+		t.Fatal("the first session was resumed")
+	}
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
+	go func() {
+		for {
+			nc, err := busy.Accept()
+			if err != nil {
+				return
+			}
+			nc.Close()
+		}
+	}()
+	for range 3 {
+		raw, err := net.Dial("tcp", busy.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := handshake(t.Context(), raw, conf); err == nil {
+			t.Fatal("TLS with a server that closes")
+		}
+		raw.Close()
+	}
+	if !dial() {
+		t.Error("the session was thrown away")
+	}
+}

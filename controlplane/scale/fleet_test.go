@@ -145,15 +145,18 @@ func (a *agent) dial(ctx context.Context) (net.Conn, *teeth.Reader, error) {
 		return nil, nil, err
 	}
 	if !a.f.plain {
-		conf := a.conf
+		conf, session := a.conf, (*tls.ClientSessionState)(nil)
 		if conf.ClientSessionCache != nil {
-			if _, ok := conf.ClientSessionCache.Get(conf.ServerName); ok { // as the real agent
+			if session, _ = conf.ClientSessionCache.Get(conf.ServerName); session != nil { // as the real agent
 				conf = conf.Clone()
 				conf.CurvePreferences = []tls.CurveID{tls.CurveP256}
 			}
 		}
 		tc := tls.Client(nc, conf)
 		if err := tc.HandshakeContext(ctx); err != nil {
+			if session != nil {
+				conf.ClientSessionCache.Put(conf.ServerName, session)
+			}
 			nc.Close()
 			return nil, nil, err
 		}
