@@ -216,11 +216,11 @@ func ClientConfig(pin string) (*tls.Config, error) {
 		// finds it in the chain by its digest, then verifies as usual.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			if cs.DidResume { // by a secret that only a server has which was verified
-				return nil
-			}
 			for _, cert := range cs.PeerCertificates[1:] {
 				if d := sha256.Sum256(cert.Raw); subtle.ConstantTimeCompare(d[:], want) == 1 {
+					if cs.DidResume { // by a secret that only a server has whose signature was verified
+						return nil
+					}
 					roots := x509.NewCertPool()
 					roots.AddCert(cert)
 					_, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{
