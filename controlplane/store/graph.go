@@ -259,13 +259,16 @@ func (t *tx) prepare(task, chassis string, c Command) error {
 // Graph returns the graph with this id, or the one whose id alone begins so,
 // with its tasks in order. Of a task that was tried again, all attempts are there.
 func (s *Store) Graph(ctx context.Context, id string) (Graph, error) {
-	found, err := s.graphsWhere(ctx, `g.id = ? OR g.id LIKE ? ESCAPE '!' ORDER BY g.id LIMIT 2`, id, likeEscape(id)+"%")
+	found, err := s.graphsWhere(ctx, `g.id = ?`, id)
+	if err == nil && len(found) == 0 && len(id) < wholeID {
+		found, err = s.graphsWhere(ctx, `g.id LIKE ? ESCAPE '!' ORDER BY g.id LIMIT 2`, likeEscape(id)+"%")
+	}
 	switch {
 	case err != nil:
 		return Graph{}, err
 	case id == "" || len(found) == 0:
 		return Graph{}, fmt.Errorf("graph %.64q: %w", id, ErrNotFound)
-	case len(found) > 1 && found[0].ID != id:
+	case len(found) > 1:
 		return Graph{}, fmt.Errorf("graph %q: %w (%s, %s): give more of its id", id, ErrAmbiguous, found[0].ID, found[1].ID)
 	}
 	g := found[0]

@@ -146,15 +146,22 @@ func scanTask(row scanner) (Task, error) {
 	return t, nil
 }
 
+// wholeID is the length of an id, a UUID in text.
+const wholeID = 36
+
 // Task returns the task with this id or, if only one begins so, that one.
 func (s *Store) Task(ctx context.Context, id string) (Task, error) {
-	found, err := s.tasksWhere(ctx, `id = ? OR id LIKE ? ESCAPE '!' ORDER BY id LIMIT 2`, id, likeEscape(id)+"%")
+	// Most ask with the whole id, which is looked up without reading all others.
+	found, err := s.tasksWhere(ctx, `id = ?`, id)
+	if err == nil && len(found) == 0 && len(id) < wholeID {
+		found, err = s.tasksWhere(ctx, `id LIKE ? ESCAPE '!' ORDER BY id LIMIT 2`, likeEscape(id)+"%")
+	}
 	switch {
 	case err != nil:
 		return Task{}, err
 	case id == "" || len(found) == 0:
 		return Task{}, fmt.Errorf("task %.64q: %w", id, ErrNotFound)
-	case len(found) > 1 && found[0].ID != id:
+	case len(found) > 1:
 		return Task{}, fmt.Errorf("task %q: %w (%s, %s): give more of its id", id, ErrAmbiguous, found[0].ID, found[1].ID)
 	}
 	return found[0], nil
