@@ -44,9 +44,10 @@ demo: teeth
 	$(TEETH) lab run --out $(OUT)
 
 # Unit tests and fuzz seeds with the race detector, then whole machines in QEMU.
-# The image comes first, as its packages are then at hand for the tests.
+# The image comes first, as its packages are then at hand for the tests. Many tests
+# wait for a database or a broker, so three packages share two cores.
 test: image
-	CGO_ENABLED=1 $(GO) test -race -timeout 20m $$($(GO) list ./... | grep -v /lab/e2e)
+	CGO_ENABLED=1 $(GO) test -race -p 3 -timeout 25m $$($(GO) list ./... | grep -v /lab/e2e)
 	$(GO) test -count=1 -timeout 35m -v ./lab/e2e
 
 bench: setup
