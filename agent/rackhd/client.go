@@ -97,18 +97,18 @@ func (n *Node) fetch(ctx context.Context) (*wire.NodeTasks, error) {
 		n.id = "" // the server may have another one by now
 		return nil, fmt.Errorf("the server refuses: status %d: %.200q", status, answer)
 	}
-	todo, err := wire.ParseNodeTasks(answer, maxAnswer)
+	batch, err := wire.ParseNodeTasks(answer, maxAnswer)
 	if err != nil {
 		n.c.Log.Warn("what the server wants to be done cannot be understood", "err", err)
 		return nil, nil
 	}
-	if len(todo.Tasks) == 0 && todo.Exit == nil {
+	if len(batch.Tasks) == 0 && batch.Exit == nil {
 		return nil, nil
 	}
-	for i := range todo.Tasks { // they are ours to fill in
-		todo.Tasks[i].Stdout, todo.Tasks[i].Stderr, todo.Tasks[i].Error = nil, nil, nil
+	for i := range batch.Tasks { // they are ours to fill in
+		batch.Tasks[i].Stdout, batch.Tasks[i].Stderr, batch.Tasks[i].Error = nil, nil, nil
 	}
-	return &todo, nil
+	return &batch, nil
 }
 
 // post sends a report until it has arrived, for ever, and says whether the server

@@ -140,7 +140,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.awaitCapability(ctx)
 	failures := 0
 	for ctx.Err() == nil {
-		todo, err := n.fetch(ctx)
+		batch, err := n.fetch(ctx)
 		switch {
 		case err != nil:
 			failures++
@@ -148,9 +148,9 @@ func (n *Node) Run(ctx context.Context) error {
 			if failures == 1 || failures%60 == 0 {
 				n.c.Log.Warn("cannot ask for commands", "server", n.base.String(), "err", err)
 			}
-		case todo != nil:
+		case batch != nil:
 			failures = 0
-			if stop, err := n.work(ctx, *todo); stop || err != nil {
+			if stop, err := n.work(ctx, *batch); stop || err != nil {
 				return err
 			}
 		default:
@@ -180,29 +180,29 @@ func (n *Node) wait(ctx context.Context, pauses int) {
 }
 
 // work does what was handed out, and reports it. It says whether to stop polling.
-func (n *Node) work(ctx context.Context, todo wire.NodeTasks) (stop bool, err error) {
-	log := n.c.Log.With("task", todo.TaskID)
-	if todo.TaskID != "" && todo.TaskID == n.last.task {
+func (n *Node) work(ctx context.Context, batch wire.NodeTasks) (stop bool, err error) {
+	log := n.c.Log.With("task", batch.TaskID)
+	if batch.TaskID != "" && batch.TaskID == n.last.task {
 		log.Warn("the server has lost the report on these commands: sending it again")
 	} else {
-		body, err := n.perform(ctx, todo)
+		body, err := n.perform(ctx, batch)
 		if err != nil || body == nil {
 			return false, err
 		}
-		n.last = report{todo.TaskID, body}
+		n.last = report{batch.TaskID, body}
 	}
 	taken, err := n.post(ctx, n.last.body)
 	if err != nil {
 		return true, err
 	}
-	if todo.TaskID == "" {
+	if batch.TaskID == "" {
 		n.last = report{} // it cannot be told from another one
 	}
-	if todo.Exit == nil || !taken { // who does not want the report has given up the rest, too
+	if batch.Exit == nil || !taken { // who does not want the report has given up the rest, too
 		return false, nil
 	}
-	log.Info("told to end polling", "exit", int(*todo.Exit))
-	if *todo.Exit == ExitStay {
+	log.Info("told to end polling", "exit", int(*batch.Exit))
+	if *batch.Exit == ExitStay {
 		return true, nil
 	}
 	// Work that has begun since the commands ended must not be cut off.
@@ -211,20 +211,20 @@ func (n *Node) work(ctx context.Context, todo wire.NodeTasks) (stop bool, err er
 		return true, err
 	}
 	defer release()
-	n.c.Leave(int(*todo.Exit))
+	n.c.Leave(int(*batch.Exit))
 	return true, nil
 }
 
 // perform runs what was handed out and returns the report; nil: not now.
-func (n *Node) perform(ctx context.Context, todo wire.NodeTasks) ([]byte, error) {
+func (n *Node) perform(ctx context.Context, batch wire.NodeTasks) ([]byte, error) {
 	asks := true // whether we are there, and nothing else
-	for _, t := range todo.Tasks {
+	for _, t := range batch.Tasks {
 		asks = asks && t.Cmd == "" && t.DownloadURL == ""
 	}
 	if !asks {
 		// Our control plane hands them out again, if they have not been given up
 		// meanwhile. RackHD does not.
-		held, release, err := n.hold(ctx, "commands of the control plane", todo.TaskID == "")
+		held, release, err := n.hold(ctx, "commands of the control plane", batch.TaskID == "")
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
@@ -234,8 +234,8 @@ func (n *Node) perform(ctx context.Context, todo wire.NodeTasks) ([]byte, error)
 		defer release()
 		ctx = held
 	}
-	n.c.Log.Info("running commands", "task", todo.TaskID, "count", len(todo.Tasks))
-	body := n.runAll(ctx, &todo)
+	n.c.Log.Info("running commands", "task", batch.TaskID, "count", len(batch.Tasks))
+	body := n.runAll(ctx, &batch)
 	if ctx.Err() != nil {
 		// Cut short by a shutdown. The control plane hands them out again, and RackHD
 		// is told nothing that is not so.
@@ -267,39 +267,39 @@ func (n *Node) hold(ctx context.Context, what string, wait bool) (_ context.Cont
 }
 
 // runAll does the tasks until one fails, and returns the report.
-func (n *Node) runAll(ctx context.Context, todo *wire.NodeTasks) []byte {
-	todo.Tasks = slices.Clone(todo.Tasks)
+func (n *Node) runAll(ctx context.Context, batch *wire.NodeTasks) []byte {
+	batch.Tasks = slices.Clone(batch.Tasks)
 	dir, err := os.MkdirTemp(n.c.Dir, "rackhd-")
 	if err != nil {
-		fail(todo, 0, err)
-		return encode(*todo)
+		fail(batch, 0, err)
+		return encode(*batch)
 	}
 	defer func() {
 		if err := os.RemoveAll(dir); err != nil {
 			n.c.Log.Warn("files of commands are left behind", "dir", dir, "err", err)
 		}
 	}()
-	size := len(encode(*todo))
-	for i := range todo.Tasks {
-		goOn := n.run(ctx, dir, &todo.Tasks[i])
-		if size += len(encode(wire.NodeTasks{Tasks: todo.Tasks[i : i+1]})); size > reportLimit {
-			fail(todo, i, fmt.Errorf("the output of all commands together makes a report of %d bytes, the most is %d", size, reportLimit))
+	size := len(encode(*batch))
+	for i := range batch.Tasks {
+		goOn := n.run(ctx, dir, &batch.Tasks[i])
+		if size += len(encode(wire.NodeTasks{Tasks: batch.Tasks[i : i+1]})); size > reportLimit {
+			fail(batch, i, fmt.Errorf("the output of all commands together makes a report of %d bytes, the most is %d", size, reportLimit))
 			break
 		}
 		if !goOn {
 			break
 		}
 	}
-	return encode(*todo)
+	return encode(*batch)
 }
 
 // reportLimit leaves room for what a server counts differently.
 const reportLimit = wire.MaxNodePost - 64<<10
 
 // fail makes a task one that has failed for a reason that is not its exit code.
-func fail(todo *wire.NodeTasks, i int, err error) {
-	if i < len(todo.Tasks) {
-		t := &todo.Tasks[i]
+func fail(batch *wire.NodeTasks, i int, err error) {
+	if i < len(batch.Tasks) {
+		t := &batch.Tasks[i]
 		t.Stdout, t.Stderr, t.Error = nil, nil, &wire.NodeError{Text: err.Error()}
 	}
 }

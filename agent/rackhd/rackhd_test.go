@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 const nodeID = "0f1e2d3c4b5a69788796a5b4"
 
 // peer is a server of the tasks API that a test drives. It hands out what is in
-// todo until that has been posted, unless once is set: then once, as RackHD does.
+// batch until that has been posted, unless once is set: then once, as RackHD does.
 type peer struct {
 	t    *testing.T
 	url  string
@@ -40,7 +40,7 @@ type peer struct {
 	lose func(method string, nth int) bool // the answer
 
 	mu      sync.Mutex
-	todo    []string
+	batch    []string
 	posts   []string
 	fetches int
 	posted  chan wire.NodeTasks
@@ -48,8 +48,8 @@ type peer struct {
 	auth    string
 }
 
-func newPeer(t *testing.T, todo ...string) *peer {
-	p := &peer{t: t, todo: todo, posted: make(chan wire.NodeTasks, 100), lose: func(string, int) bool { return false }}
+func newPeer(t *testing.T, batch ...string) *peer {
+	p := &peer{t: t, batch: batch, posted: make(chan wire.NodeTasks, 100), lose: func(string, int) bool { return false }}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/current/tasks/bootstrap.js", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Get("macAddress") != "02:00:00:00:00:0a" {
@@ -63,13 +63,13 @@ func newPeer(t *testing.T, todo ...string) *peer {
 		defer p.mu.Unlock()
 		p.fetches++
 		p.auth = r.Header.Get("Authorization")
-		if len(p.todo) == 0 {
+		if len(p.batch) == 0 {
 			http.NotFound(w, r)
 			return
 		}
-		now := p.todo[0]
+		now := p.batch[0]
 		if p.once {
-			p.todo = p.todo[1:]
+			p.batch = p.batch[1:]
 		}
 		if p.lose("GET", p.fetches) {
 			panic(http.ErrAbortHandler)
@@ -95,8 +95,8 @@ func newPeer(t *testing.T, todo ...string) *peer {
 		if err != nil {
 			t.Errorf("%v: %.300s", err, b)
 		}
-		if !p.once && len(p.todo) > 0 && (done.TaskID == "" || strings.Contains(p.todo[0], `"taskId":"`+done.TaskID+`"`)) {
-			p.todo = p.todo[1:]
+		if !p.once && len(p.batch) > 0 && (done.TaskID == "" || strings.Contains(p.batch[0], `"taskId":"`+done.TaskID+`"`)) {
+			p.batch = p.batch[1:]
 		}
 		if p.lose("POST", len(p.posts)) { // after
 			panic(http.ErrAbortHandler)
@@ -522,11 +522,11 @@ func FuzzAnswer(f *testing.F) {
 	f.Add([]byte(tasks("1", wire.NodeTask{DownloadURL: "x"})))
 	f.Add([]byte(`{"tasks":[{"stdout":"x","error":null}],"exit":{"code":"1"}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		todo, err := wire.ParseNodeTasks(b, maxAnswer)
+		batch, err := wire.ParseNodeTasks(b, maxAnswer)
 		if err != nil {
 			return
 		}
-		if _, err := wire.ParseNodeTasks(encode(todo), wire.MaxNodePost); err != nil {
+		if _, err := wire.ParseNodeTasks(encode(batch), wire.MaxNodePost); err != nil {
 			t.Fatal(err)
 		}
 		identifier.FindSubmatch(b)

@@ -132,9 +132,9 @@ func (q Commands) Next(ctx context.Context, chassis store.Chassis) (rackhd.NodeT
 		if t.Job != JobCommands || t.State != store.Running {
 			continue
 		}
-		todo, err := nodeTasks(t)
+		batch, err := nodeTasks(t)
 		if err == nil {
-			return todo, true, nil
+			return batch, true, nil
 		}
 		// It would never be better, and hold up what comes after it.
 		if err := q.Finish(ctx, t.ID, store.Failed, err.Error(), nil); err != nil {

@@ -86,12 +86,12 @@ func (s *Service) taskMethods() []method {
 			return rackhd.Result{Value: taskObject(t)}, err
 		}),
 		node("requestCommands", func(ctx context.Context, chassis store.Chassis, _ call) (any, error) {
-			todo, ok, err := commands.Next(ctx, chassis)
+			batch, ok, err := commands.Next(ctx, chassis)
 			if !ok {
 				return rackhd.Result{Value: object{}}, err
 			}
-			todo.TaskID = "" // the bus has RackHD's keys and no other
-			return rackhd.Result{Value: todo}, err
+			batch.TaskID = "" // the bus has RackHD's keys and no other
+			return rackhd.Result{Value: batch}, err
 		}),
 		node("respondCommands", func(ctx context.Context, chassis store.Chassis, c call) (any, error) {
 			var in struct {

@@ -148,15 +148,15 @@ func (s *server) next(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	todo, ok, err := s.Commands.Next(r.Context(), c)
+	batch, ok, err := s.Commands.Next(r.Context(), c)
 	if err != nil {
 		return err
 	}
 	if !ok {
 		return fmt.Errorf("%w: node %s has no commands to run", errNothing, wire.NodeID(c.ID))
 	}
-	s.Log.Debug("commands handed out", "chassis", c.ID, "task", todo.TaskID)
-	return answer(w, http.StatusOK, todo)
+	s.Log.Debug("commands handed out", "chassis", c.ID, "task", batch.TaskID)
+	return answer(w, http.StatusOK, batch)
 }
 
 // errNothing is what a node that has nothing to do is told. Its client looks

@@ -148,11 +148,11 @@ func (b *bench) fetch() wire.NodeTasks {
 	if status != 200 {
 		b.Fatalf("%d %s", status, body)
 	}
-	todo, err := wire.ParseNodeTasks([]byte(body), wire.MaxNodePost)
+	batch, err := wire.ParseNodeTasks([]byte(body), wire.MaxNodePost)
 	if err != nil {
 		b.Fatal(err)
 	}
-	return todo
+	return batch
 }
 
 func text(s string) *string { return &s }
@@ -174,15 +174,15 @@ func TestCommandsAreHandedOutUntilReported(t *testing.T) {
 	options := map[string]any{"commands": []any{"", map[string]any{"command": "lshw", "catalog": map[string]any{"source": "lshw", "format": "json"}, "timeout": 5000},
 		map[string]any{"cmd": "false", "downloadUrl": "/boot/x", "acceptedResponseCodes": []int{1}, "catalog": true, "source": "notes"}}}
 	g := b.run(options)
-	todo := b.fetch()
+	batch := b.fetch()
 	want := wire.NodeTasks{Identifier: wire.NodeID(b.chassis.ID), TaskID: g.Tasks[0].ID, Tasks: []wire.NodeTask{
 		{}, {Cmd: "lshw", Catalog: true, Source: "lshw", Format: "json", Timeout: 5000},
 		{Cmd: "false", DownloadURL: "/boot/x", AcceptedResponseCodes: []int{1}, Catalog: true, Source: "notes", Format: "raw"},
 	}}
-	if d := cmp.Diff(want, todo); d != "" {
+	if d := cmp.Diff(want, batch); d != "" {
 		t.Error(d)
 	}
-	if d := cmp.Diff(todo, b.fetch()); d != "" { // its answer was lost, perhaps
+	if d := cmp.Diff(batch, b.fetch()); d != "" { // its answer was lost, perhaps
 		t.Error(d)
 	}
 	done := b.fetch()
@@ -196,10 +196,10 @@ func TestCommandsAreHandedOutUntilReported(t *testing.T) {
 		want int
 	}{
 		"other commands":     {encode(t, stray), 409},
-		"fewer":              {`{"identifier":"` + todo.Identifier + `","tasks":[{"cmd":""}]}`, 409},
-		"another identifier": {strings.Replace(encode(t, done), todo.Identifier, wire.NodeID(b.other.ID), 1), 409},
-		"another task":       {strings.Replace(encode(t, done), todo.TaskID, g.ID, 1), 409},
-		"beginning of an id": {strings.Replace(encode(t, done), todo.TaskID, todo.TaskID[:8], 1), 409},
+		"fewer":              {`{"identifier":"` + batch.Identifier + `","tasks":[{"cmd":""}]}`, 409},
+		"another identifier": {strings.Replace(encode(t, done), batch.Identifier, wire.NodeID(b.other.ID), 1), 409},
+		"another task":       {strings.Replace(encode(t, done), batch.TaskID, g.ID, 1), 409},
+		"beginning of an id": {strings.Replace(encode(t, done), batch.TaskID, batch.TaskID[:8], 1), 409},
 		"not JSON":           {`{"tasks":`, 400},
 		"an array":           {`[]`, 400},
 		"nothing":            {``, 400},
@@ -224,7 +224,7 @@ func TestCommandsAreHandedOutUntilReported(t *testing.T) {
 		t.Errorf("%d bytes of result", n)
 	}
 	list, err := b.store.Catalogs(t.Context(), b.chassis.ID)
-	if err != nil || len(list) != 2 || list[0].Source != "lshw" || list[0].Format != "json" || list[0].Size < 200_000 || list[0].Task != todo.TaskID ||
+	if err != nil || len(list) != 2 || list[0].Source != "lshw" || list[0].Format != "json" || list[0].Size < 200_000 || list[0].Task != batch.TaskID ||
 		list[1].Source != "notes" || list[1].Format != "raw" {
 		t.Errorf("%+v %v", list, err)
 	}
