@@ -12,6 +12,7 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/bus"
 	"github.com/teeth-metal/teeth/controlplane/bus/rabbitmqtest"
 	"github.com/teeth-metal/teeth/controlplane/client"
+	"github.com/teeth-metal/teeth/internal/need"
 	wire "github.com/teeth-metal/teeth/wire/rackhd"
 )
 
@@ -143,9 +144,7 @@ func (p *program) run(s *running, chassis client.Chassis) client.Graph {
 // graphs that were asked for over the bus and over REST. Each runs once, and a
 // program with a durable queue hears of the end of each.
 func TestServerAndBrokerKilled(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts PostgreSQL, RabbitMQ and two servers")
-	}
+	need.Time(t, "starts PostgreSQL, RabbitMQ and two servers")
 	broker := rabbitmqtest.Start(t)
 	p := &program{t: t, url: broker.URL()}
 	const queue = "billing"

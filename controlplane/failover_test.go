@@ -20,6 +20,7 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/client"
 	"github.com/teeth-metal/teeth/controlplane/pki"
 	"github.com/teeth-metal/teeth/controlplane/store/postgrestest"
+	"github.com/teeth-metal/teeth/internal/need"
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
 
@@ -363,9 +364,7 @@ func (e *estate) succeed(t *testing.T, s *running) {
 // One of two servers is killed while chassis on both work on graphs that were
 // started through it. All go on with the other.
 func TestServerKilled(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts PostgreSQL and two servers")
-	}
+	need.Time(t, "starts PostgreSQL and two servers")
 	e := newEstate(t, 6, 150*time.Millisecond)
 	e.working(t)
 	e.killA()
@@ -384,9 +383,7 @@ func TestServerKilled(t *testing.T) {
 
 // PostgreSQL crashes, twice, while two servers record what chassis say.
 func TestDatabaseRestarted(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts PostgreSQL and two servers")
-	}
+	need.Time(t, "starts PostgreSQL and two servers")
 	e := newEstate(t, 6, 150*time.Millisecond)
 	for range 2 {
 		e.working(t)
@@ -400,9 +397,7 @@ func TestDatabaseRestarted(t *testing.T) {
 
 // A server with secrets of its own is kept out of an estate, and told why.
 func TestForeignServer(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts PostgreSQL")
-	}
+	need.Time(t, "starts PostgreSQL")
 	dsn := postgrestest.Start(t, "fsync = off").Database(t)
 	first := t.TempDir()
 	s := start(t, first, func(c *Config) { c.Database = dsn })

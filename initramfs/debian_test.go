@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"github.com/u-root/u-root/pkg/cpio"
 
 	"github.com/teeth-metal/teeth/initramfs/kmod"
+	"github.com/teeth-metal/teeth/internal/need"
 )
 
 // labBudget is what an appliance image of the lab profile may weigh, in bytes.
@@ -21,12 +21,8 @@ const labBudget = 6_000_000
 // debianCache is the cache of `make image` where there is one, or else a new
 // one, which costs a download of 70 MB.
 func debianCache(t testing.TB) string {
-	if testing.Short() {
-		t.Skip("downloads Debian's kernel")
-	}
-	if _, err := exec.LookPath("apt-get"); err != nil {
-		t.Skip("needs apt-get: not a Debian machine")
-	}
+	need.Time(t, "downloads Debian's kernel")
+	need.Program(t, "apt-get", "apt")
 	shared := filepath.Join("..", "out", "cache")
 	if _, err := os.Stat(filepath.Join(shared, chosenFile)); err == nil {
 		return shared

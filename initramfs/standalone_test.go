@@ -4,10 +4,11 @@ import (
 	"bytes"
 	"debug/pe"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/teeth-metal/teeth/internal/need"
 )
 
 // TestStandalone builds the unified kernel image and the CD from Debian's boot
@@ -15,11 +16,8 @@ import (
 func TestStandalone(t *testing.T) {
 	needGo(t)
 	cache, out := debianCache(t), t.TempDir()
-	for _, tool := range []string{"xorriso", "mformat"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("needs %s: run scripts/setup", tool)
-		}
-	}
+	need.Program(t, "xorriso", "xorriso")
+	need.Program(t, "mformat", "mtools")
 	const token = "teeth.token=not-for-the-manifest"
 	opt := Options{OutDir: out, CacheDir: cache, SourceDir: "..", UKI: true, ISO: true, Append: token}
 	m, err := Build(t.Context(), opt)

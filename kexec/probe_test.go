@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/teeth-metal/teeth/internal/need"
 )
 
 // superblocks are written here by hand, from the layouts in the kernel source.
@@ -67,14 +69,7 @@ func TestProbeMkfs(t *testing.T) {
 		"mkfs.ext4": {"-q", "-F", "-L", "LBL", "-U", "6b1f0b57-83ad-4c16-9b9d-4a0a3a6c1f10"},
 		"mkfs.vfat": {"-n", "LBL", "-i", "6B3D1C2F"},
 	} {
-		bin, err := exec.LookPath(tool)
-		if err != nil {
-			bin = "/usr/sbin/" + tool
-			if _, err := os.Stat(bin); err != nil {
-				t.Logf("%s is not installed; the superblocks above stand for it", tool)
-				continue
-			}
-		}
+		bin := need.Program(t, tool, map[string]string{"mkfs.ext4": "e2fsprogs", "mkfs.vfat": "dosfstools"}[tool])
 		file := filepath.Join(t.TempDir(), "fs")
 		if err := os.WriteFile(file, make([]byte, 4<<20), 0o600); err != nil {
 			t.Fatal(err)

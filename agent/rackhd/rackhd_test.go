@@ -40,7 +40,7 @@ type peer struct {
 	lose func(method string, nth int) bool // the answer
 
 	mu      sync.Mutex
-	batch    []string
+	batch   []string
 	posts   []string
 	fetches int
 	posted  chan wire.NodeTasks

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/teeth-metal/teeth/internal/need"
 )
 
 const packaging = "../../packaging/"
@@ -30,12 +32,8 @@ func TestInstalledConfiguration(t *testing.T) {
 }
 
 func TestInstall(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds the program: not with -short")
-	}
-	if _, err := exec.LookPath("make"); err != nil {
-		t.Skip("make is not installed")
-	}
+	need.Time(t, "builds the program")
+	need.Program(t, "make", "make")
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "teeth")
 	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
@@ -67,9 +65,7 @@ func TestInstall(t *testing.T) {
 	}
 
 	// systemd itself finds nothing wrong with the unit.
-	if _, err := exec.LookPath("systemd-analyze"); err != nil {
-		t.Skip("systemd-analyze is not installed: the unit is not verified")
-	}
+	need.Program(t, "systemd-analyze", "systemd")
 	unit := filepath.Join(root, "usr/lib/systemd/system/teeth.service")
 	b, err := os.ReadFile(unit)
 	if err != nil {

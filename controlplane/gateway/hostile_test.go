@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/teeth-metal/teeth/controlplane/store"
+	"github.com/teeth-metal/teeth/internal/need"
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
 
@@ -69,9 +70,7 @@ func TestMoreDecisionsThanAPage(t *testing.T) {
 
 // Peers that begin a handshake and go no further do not keep others out.
 func TestStalledHandshakesGiveWay(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes seconds")
-	}
+	need.Time(t, "takes seconds")
 	w := newSite(t)
 	for _, from := range []string{"127.0.0.2", "127.0.0.3"} {
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}

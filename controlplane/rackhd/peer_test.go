@@ -21,6 +21,7 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/settings"
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/controlplane/workflow"
+	"github.com/teeth-metal/teeth/internal/need"
 	"github.com/teeth-metal/teeth/wire/rackhd"
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
@@ -146,9 +147,7 @@ func (h hands) PollerResult(_ context.Context, poller string) (any, error) {
 // bind and call every key over a real broker.
 func TestIndependentPeer(t *testing.T) {
 	const python = "/usr/bin/python3"
-	if err := exec.Command(python, "-c", "import pika").Run(); err != nil {
-		t.Skip("python3-pika is not installed (apt-get install python3-pika)")
-	}
+	need.Installed(t, exec.Command(python, "-c", "import pika").Run(), "python3-pika")
 	broker := rabbitmqtest.Start(t)
 	e := newEstate(t)
 	ctx := t.Context()

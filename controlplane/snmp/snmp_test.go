@@ -15,18 +15,14 @@ import (
 	"time"
 
 	"github.com/gosnmp/gosnmp"
+
+	"github.com/teeth-metal/teeth/internal/need"
 )
 
 // startAgent starts net-snmp's snmpd on loopback.
 func startAgent(t *testing.T) string {
 	t.Helper()
-	program, err := exec.LookPath("snmpd")
-	if err != nil {
-		if _, e := os.Stat("/usr/sbin/snmpd"); e != nil {
-			t.Skip("snmpd is not installed (Debian package snmpd)")
-		}
-		program = "/usr/sbin/snmpd"
-	}
+	program := need.Program(t, "snmpd", "snmpd")
 	c, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

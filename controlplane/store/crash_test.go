@@ -12,6 +12,7 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/controlplane/workflow"
 	"github.com/teeth-metal/teeth/controlplane/workflow/definition"
+	"github.com/teeth-metal/teeth/internal/need"
 )
 
 // life is a server's time with a database: an engine whose jobs are counted.
@@ -52,9 +53,7 @@ func live(t *testing.T, path string, committed func()) *life {
 // last: the graph always ends as it should, and no task whose end was recorded is
 // done again.
 func TestKilledAtEveryCommit(t *testing.T) {
-	if testing.Short() {
-		t.Skip("opens a database twice for every commit")
-	}
+	need.Time(t, "opens a database twice for every commit")
 	graph := func() *definition.Graph {
 		count := &definition.Task{InjectableName: "Task.Count", RunJob: "Job.Count", Options: map[string]any{"x": nil}}
 		late := &definition.Task{InjectableName: "Task.Late", RunJob: "Job.Count", Options: map[string]any{"x": "{{ context.a.n }}"}}

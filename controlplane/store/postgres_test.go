@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/teeth-metal/teeth/controlplane/store/postgrestest"
+	"github.com/teeth-metal/teeth/internal/need"
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
 
@@ -370,9 +371,7 @@ func testCommitInDoubt(t *testing.T, server *postgrestest.Server) {
 // While the database is away, writes fail in bounded time and say so; reads too;
 // and both work once it is back.
 func testDatabaseAway(t *testing.T, server *postgrestest.Server) {
-	if testing.Short() {
-		t.Skip("waits for an outage's end, 10 s")
-	}
+	need.Time(t, "waits for an outage's end, 10 s")
 	s := open(t, server.Database(t))
 	c := connect(t, s, "52:54:00:00:00:01")
 	server.Kill(t)

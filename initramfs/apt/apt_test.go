@@ -6,10 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/teeth-metal/teeth/internal/need"
 )
 
 // repository makes a Debian archive of two packages on file: URIs, and an /etc
@@ -54,9 +55,7 @@ SHA256: %x
 }
 
 func needApt(t *testing.T) {
-	if _, err := exec.LookPath("apt-get"); err != nil {
-		t.Skip("needs apt-get: not a Debian machine")
-	}
+	need.Program(t, "apt-get", "apt")
 }
 
 func TestFetch(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -13,6 +12,8 @@ import (
 	"github.com/diskfs/go-diskfs"
 	"github.com/diskfs/go-diskfs/disk"
 	"golang.org/x/sys/unix"
+
+	"github.com/teeth-metal/teeth/internal/need"
 )
 
 func parts() Parts {
@@ -24,11 +25,8 @@ func parts() Parts {
 }
 
 func needTools(t *testing.T) {
-	for _, tool := range []string{"xorriso", "mformat"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("needs %s: run scripts/setup", tool)
-		}
-	}
+	need.Program(t, "xorriso", "xorriso")
+	need.Program(t, "mformat", "mtools")
 }
 
 func read(t *testing.T, image string, size int64, name string) []byte {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/teeth-metal/teeth/controlplane/client"
+	"github.com/teeth-metal/teeth/internal/need"
 	"github.com/teeth-metal/teeth/lab"
 	"github.com/teeth-metal/teeth/lab/estate"
 	"github.com/teeth-metal/teeth/lab/netns"
@@ -26,9 +27,7 @@ var ownServers = []string{"--dhcp", netns.Bridge, "--dhcp-range", "192.0.2.100-1
 // network makes a network that ends with the test.
 func network(t *testing.T) *netns.Net {
 	t.Helper()
-	if err := netns.Available(); err != nil {
-		t.Skip(err)
-	}
+	need.Right(t, netns.Available())
 	n, err := netns.Temporary(t.Context(), labNetwork)
 	if err != nil {
 		t.Fatal(err)

@@ -11,15 +11,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/teeth-metal/teeth/internal/need"
 )
 
 var address = netip.MustParsePrefix("192.0.2.1/24")
 
 func temporaryNet(t *testing.T) *Net {
 	t.Helper()
-	if err := Available(); err != nil {
-		t.Skip(err)
-	}
+	need.Right(t, Available())
 	n, err := Temporary(t.Context(), address)
 	if err != nil {
 		t.Fatal(err)

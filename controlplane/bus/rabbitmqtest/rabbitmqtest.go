@@ -6,6 +6,7 @@ package rabbitmqtest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -19,6 +20,8 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/teeth-metal/teeth/internal/need"
 )
 
 const (
@@ -49,13 +52,9 @@ func Start(t testing.TB) *Broker { return StartTLS(t, nil) }
 // StartTLS is Start with a TLS listener besides, unless files is nil.
 func StartTLS(t testing.TB, files *TLS) *Broker {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("a real RabbitMQ takes seconds to start: not with -short")
-	}
+	need.Time(t, "a real RabbitMQ takes seconds to start")
 	for _, program := range []string{filepath.Join(home, "rabbitmq-server"), "/usr/bin/epmd", "/usr/bin/erl"} {
-		if _, err := os.Stat(program); err != nil {
-			t.Skipf("RabbitMQ is not installed (apt-get install rabbitmq-server): %v", err)
-		}
+		need.File(t, program, "rabbitmq-server")
 	}
 	b := &Broker{t: t, dir: t.TempDir(), port: freePort(t), epmdPort: freePort(t), distribute: freePort(t)}
 	config := fmt.Sprintf("listeners.tcp.1 = 127.0.0.1:%s\nloopback_users.guest = true\nlog.console.level = info\n", b.port)
@@ -110,7 +109,7 @@ func StartTLS(t testing.TB, files *TLS) *Broker {
 func version(t testing.TB) string {
 	dirs, err := filepath.Glob("/usr/lib/rabbitmq/lib/rabbitmq_server-*")
 	if err != nil || len(dirs) == 0 {
-		t.Skip("RabbitMQ is not installed as Debian has it: no /usr/lib/rabbitmq/lib/rabbitmq_server-*")
+		need.Installed(t, errors.New("RabbitMQ in /usr/lib/rabbitmq/lib"), "rabbitmq-server")
 	}
 	return filepath.Base(dirs[0])
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/teeth-metal/teeth/controlplane/netboot/bootfile"
 	"github.com/teeth-metal/teeth/controlplane/store"
+	"github.com/teeth-metal/teeth/internal/need"
 	"github.com/teeth-metal/teeth/lab/netns"
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
@@ -85,12 +86,8 @@ type network struct {
 
 func newNetwork(t *testing.T) *network {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("-short")
-	}
-	if err := netns.Available(); err != nil {
-		t.Skip(err)
-	}
+	need.Time(t, "starts DHCP clients in networks of their own")
+	need.Right(t, netns.Available())
 	n, err := netns.Temporary(t.Context(), netip.MustParsePrefix("192.0.2.1/24"))
 	if err != nil {
 		t.Fatal(err)
@@ -206,14 +203,6 @@ func (n *network) try(in *netns.Net, program string, args ...string) (string, er
 	return string(out), err
 }
 
-// need skips the test unless a program is there.
-func need(t *testing.T, program, pkg string) {
-	t.Helper()
-	if _, err := exec.LookPath(program); err != nil {
-		t.Skipf("%s is missing: install Debian's package %s", program, pkg)
-	}
-}
-
 // script makes a hook for DHCP clients that writes its environment to a file, and
 // sets the address as they ask for it.
 func (n *network) script() (script, out string) {
@@ -256,7 +245,7 @@ func testNetwork(t *testing.T) store.Subnet {
 }
 
 func TestUdhcpc(t *testing.T) {
-	need(t, "udhcpc", "udhcpc")
+	need.Program(t, "udhcpc", "udhcpc")
 	n := newNetwork(t)
 	db := n.server(process{Interfaces: []string{netns.Bridge}}, testNetwork(t))
 	c := n.client(n.Net, "c0")
@@ -281,7 +270,7 @@ func TestUdhcpc(t *testing.T) {
 
 // ISC's client has its own ideas: it renews, reboots into its lease, and releases.
 func TestDhclient(t *testing.T) {
-	need(t, "dhclient", "isc-dhcp-client")
+	need.Program(t, "dhclient", "isc-dhcp-client")
 	n := newNetwork(t)
 	db := n.server(process{Interfaces: []string{netns.Bridge}, Probe: true}, testNetwork(t))
 	c := n.client(n.Net, "c0")
@@ -315,8 +304,8 @@ func TestDhclient(t *testing.T) {
 }
 
 func TestRelayedByDnsmasq(t *testing.T) {
-	need(t, "udhcpc", "udhcpc")
-	need(t, "dnsmasq", "dnsmasq-base")
+	need.Program(t, "udhcpc", "udhcpc")
+	need.Program(t, "dnsmasq", "dnsmasq-base")
 	n := newNetwork(t)
 	r, err := n.Behind(t.Context(), netip.MustParsePrefix("198.51.100.1/24"), netip.MustParseAddr("192.0.2.250"))
 	if err != nil {
@@ -356,8 +345,8 @@ func (n *network) background(in *netns.Net, program string, args ...string) {
 
 // dnsmasq gives the addresses, and we say what to boot.
 func TestProxyBesideDnsmasq(t *testing.T) {
-	need(t, "udhcpc", "udhcpc")
-	need(t, "dnsmasq", "dnsmasq-base")
+	need.Program(t, "udhcpc", "udhcpc")
+	need.Program(t, "dnsmasq", "dnsmasq-base")
 	n := newNetwork(t)
 	db := n.server(process{Proxy: []string{netns.Bridge}})
 	d := n.client(n.Net, "d0")
@@ -445,7 +434,7 @@ func (n *network) exchange(c *netns.Net, port int, to netip.AddrPort, m *dhcpv4.
 
 // A host that has an address of the pool without a lease is found by probing.
 func TestProbeFindsAHost(t *testing.T) {
-	need(t, "udhcpc", "udhcpc")
+	need.Program(t, "udhcpc", "udhcpc")
 	n := newNetwork(t)
 	sub := testNetwork(t)
 	sub.Pools = pools(t, "192.0.2.100-192.0.2.101")

@@ -16,6 +16,7 @@ import (
 
 	"github.com/teeth-metal/teeth/controlplane/netboot/bootfile"
 	"github.com/teeth-metal/teeth/controlplane/store"
+	"github.com/teeth-metal/teeth/internal/need"
 	"github.com/teeth-metal/teeth/lab/netns"
 )
 
@@ -55,15 +56,9 @@ func serveProcess(path string) error {
 
 // ISC's client gets an address, and one that has an address what to boot.
 func TestDhclient(t *testing.T) {
-	if testing.Short() {
-		t.Skip("-short")
-	}
-	if err := netns.Available(); err != nil {
-		t.Skip(err)
-	}
-	if _, err := exec.LookPath("dhclient"); err != nil {
-		t.Skip("dhclient is missing: install Debian's package isc-dhcp-client")
-	}
+	need.Time(t, "starts a DHCP client in a network of its own")
+	need.Right(t, netns.Available())
+	need.Program(t, "dhclient", "isc-dhcp-client")
 	n, err := netns.Temporary(t.Context(), netip.MustParsePrefix("192.0.2.1/24"))
 	if err != nil {
 		t.Fatal(err)

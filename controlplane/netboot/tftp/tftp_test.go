@@ -16,6 +16,8 @@ import (
 	"time"
 
 	tftplib "github.com/pin/tftp/v3"
+
+	"github.com/teeth-metal/teeth/internal/need"
 )
 
 // start serves files from memory and returns the server's address and its transfers.
@@ -181,18 +183,12 @@ func TestTransfersOfAnAddressAreBounded(t *testing.T) {
 
 // A client that nobody here wrote.
 func TestCurl(t *testing.T) {
-	curl, err := exec.LookPath("curl")
-	if err != nil {
-		t.Skip("curl is not installed")
-	}
+	curl := need.Program(t, "curl", "curl")
 	content := bytes.Repeat([]byte("abc"), 100_000)
 	addr, _ := start(t, map[string][]byte{"ipxe.efi": content})
 	for _, blksize := range []string{"512", "1468", "8192"} {
 		name := filepath.Join(t.TempDir(), "out")
 		out, err := exec.CommandContext(t.Context(), curl, "-s", "-S", "--tftp-blksize", blksize, "-o", name, "tftp://"+addr+"/ipxe.efi").CombinedOutput()
-		if err != nil && bytes.Contains(out, []byte("not supported")) {
-			t.Skipf("this curl speaks no TFTP: %s", out)
-		}
 		if err != nil {
 			t.Fatalf("blksize %s: %v: %s", blksize, err, out)
 		}

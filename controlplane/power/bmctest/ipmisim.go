@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/teeth-metal/teeth/controlplane/power"
+	"github.com/teeth-metal/teeth/internal/need"
 )
 
 // Sim is a running ipmi_sim: a chassis with a temperature sensor, number 1,
@@ -119,10 +120,7 @@ func record(kind byte, body []byte) string {
 // lines of its LAN configuration; without any, power is a file.
 func StartSim(t testing.TB, more ...string) *Sim {
 	t.Helper()
-	program, err := exec.LookPath("ipmi_sim")
-	if err != nil {
-		t.Skip("ipmi_sim is not installed (Debian package openipmi)")
-	}
+	program := need.Program(t, "ipmi_sim", "openipmi")
 	dir := t.TempDir()
 	put := func(name, text string, mode os.FileMode) string {
 		path := filepath.Join(dir, name)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/teeth-metal/teeth/controlplane/power"
 	"github.com/teeth-metal/teeth/controlplane/power/bmctest"
+	"github.com/teeth-metal/teeth/internal/need"
 )
 
 func open(t *testing.T, target power.Target) power.Controller {
@@ -200,10 +201,7 @@ func TestRefusals(t *testing.T) {
 
 // What ipmitool sees after we have set it, and the other way round.
 func TestAgreesWithIpmitool(t *testing.T) {
-	tool, err := exec.LookPath("ipmitool")
-	if err != nil {
-		t.Skip("ipmitool is not installed")
-	}
+	tool := need.Program(t, "ipmitool", "ipmitool")
 	sim := bmctest.StartSim(t)
 	host, port, _ := net.SplitHostPort(sim.Target.Address)
 	run := func(words ...string) string {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/teeth-metal/teeth/controlplane/store"
+	"github.com/teeth-metal/teeth/internal/need"
 )
 
 // lossy stands between nodes and the server and loses what it is told to.
@@ -67,11 +68,9 @@ func (b *bench) listen(l *lossy, address string) (string, func()) {
 // end, and its kill.
 func (b *bench) node(dir string, args ...string) (wait func() (int, string), kill func()) {
 	b.Helper()
-	if _, err := exec.LookPath("node"); err != nil {
-		b.Skip("no Node to run a node's client with: apt-get install nodejs")
-	}
+	program := need.Program(b, "node", "nodejs")
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	cmd := exec.CommandContext(ctx, "node", args...)
+	cmd := exec.CommandContext(ctx, program, args...)
 	var out bytes.Buffer
 	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.Env = dir, &out, &out, append(os.Environ(), "TEETH_UNIT_MS=10")
 	if err := cmd.Start(); err != nil {

@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/teeth-metal/teeth/internal/need"
 )
 
 // Environment is the variable that may hold the URL of a PostgreSQL server to be
@@ -56,7 +58,7 @@ func Start(t testing.TB, options ...Option) *Server {
 	}
 	bins, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 	if len(bins) == 0 {
-		t.Skip("PostgreSQL is not installed (scripts/setup installs it), and " + Environment + " is not set")
+		need.Installed(t, errors.New("PostgreSQL, with "+Environment+" not set,"), "postgresql")
 	}
 	slices.Sort(bins)
 	s := &Server{bin: filepath.Dir(bins[len(bins)-1])}
@@ -68,9 +70,7 @@ func Start(t testing.TB, options ...Option) *Server {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	if os.Geteuid() == 0 { // PostgreSQL refuses to run as root
 		u, err := user.Lookup("postgres")
-		if err != nil {
-			t.Skipf("PostgreSQL does not run as root: %v", err)
-		}
+		need.Installed(t, err, "postgresql")
 		uid, _ := strconv.Atoi(u.Uid)
 		gid, _ := strconv.Atoi(u.Gid)
 		s.as = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
