@@ -39,6 +39,11 @@ require (
 )
 
 require (
+	aead.dev/minisign v0.3.0
+	golang.org/x/crypto v0.58.0 // indirect
+)
+
+require (
 	github.com/BurntSushi/toml v1.4.1-0.20240526193622-a339e1f7089c // indirect
 	github.com/anchore/go-lzo v0.1.0 // indirect
 	github.com/beorn7/perks v1.0.1 // indirect
