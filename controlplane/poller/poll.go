@@ -1,0 +1,117 @@
+package poller
+
+import (
+	"context"
+	"encoding/json"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/teeth-metal/teeth/controlplane/power"
+	"github.com/teeth-metal/teeth/controlplane/store"
+)
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+// Run polls until ctx ends.
+func (s *Service) Run(ctx context.Context) error {
+	var all sync.WaitGroup
+	defer all.Wait()
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		if free := cap(s.workers) - len(s.workers); free > 0 {
+			taken, err := s.Store.TakePollers(ctx, free, lease)
+			if err != nil && ctx.Err() == nil {
+				s.Log.Error("cannot see which pollers are due", "error", err)
+			}
+			for _, p := range taken {
+				s.workers <- struct{}{}
+				all.Go(func() {
+					defer func() { <-s.workers }()
+					s.poll(ctx, p)
+				})
+			}
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// poll polls once and stores how it went.
+func (s *Service) poll(ctx context.Context, p store.Poller) {
+	log := s.Log.With("poller", p.ID, "kind", p.Kind, "chassis", p.Chassis)
+	begun := time.Now()
+	report := s.try(ctx, p)
+	took, result := time.Since(begun), resultOK
+	save, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if ctx.Err() != nil { // the server stops: another takes the poller
+		if err := s.Store.ReleasePoller(save, p); err != nil {
+			log.Error("cannot give back a poller", "error", err)
+		}
+		return
+	}
+	held, err := s.Store.ReportPoll(save, p, report)
+	switch {
+	case err != nil || !held:
+		result = resultDropped
+	case report.Error != "":
+		result = resultFailed
+	}
+	s.meters.observe(p.Kind, result, took)
+	switch {
+	case err != nil:
+		log.Error("cannot store what a poller has read", "error", err)
+	case !held:
+		log.Debug("a poll's result is dropped: the poller has been changed or taken over")
+	case report.Error != "" && p.Failures == 0:
+		log.Warn("poller fails", "error", report.Error)
+	case report.Error == "" && p.Failures > 0:
+		log.Info("poller works again", "failures", p.Failures)
+	}
+}
+
+func (s *Service) try(ctx context.Context, p store.Poller) store.Poll {
+	ctx, cancel := context.WithTimeout(ctx, pollTime)
+	defer cancel()
+	period := seconds(p.Period)
+	var rules []Rule
+	err := json.Unmarshal(p.Rules, &rules)
+	var compiled []rule
+	if err == nil {
+		compiled, err = compile(p.Kind, rules)
+	}
+	m := recall(p.State)
+	var result any
+	var r reading
+	if err == nil {
+		result, r, err = s.read(ctx, p, &m)
+	}
+	if err == nil {
+		var b []byte
+		if b, err = json.Marshal(result); err == nil {
+			out := store.Poll{Result: b, Next: period + jitter(period)}
+			out.Raise, out.Clear = evaluate(p.Kind, compiled, r, &m)
+			m.Power = r.power
+			out.State = m.store()
+			out.Clear = append(out.Clear, store.Alert{Rule: Unreachable, Message: "answers again"})
+			return out
+		}
+	}
+	wait := period
+	for range min(p.Failures, 10) {
+		wait = min(2*wait, max(maxBackoff, period))
+	}
+	out := store.Poll{Error: cut(err.Error(), 1000), Next: wait + jitter(wait)}
+	if p.Failures+1 >= failuresToAlert {
+		out.Raise = []store.Alert{{Rule: Unreachable, Severity: power.Warning, Message: out.Error}}
+	}
+	return out
+}
+
+// jitter keeps pollers of one period from being due all at once.
+func jitter(d time.Duration) time.Duration { return rand.N(d/10+1) - d/20 }
