@@ -19,6 +19,12 @@ const (
 	MethodPrepareImage   = "standbye.prepare_image"
 	MethodRunImage       = "standbye.run_image"
 	MethodReboot         = "reboot" // server to agent; ours, not in the document
+
+	// Backbone without a broker; ours, not in the document. The server may send them
+	// to an agent whose handshake says Apps.
+	MethodAppConfig = "app_config" // server to agent: AppParams, as Backbone's set_config
+	MethodAppPing   = "app_ping"   // server to agent: asks for an app_status
+	MethodAppStatus = "app_status" // agent to server: AppParams, as Backbone's status
 )
 
 // LegacyVersion is the software version the original agent sends in its
@@ -52,6 +58,8 @@ type Handshake struct {
 	// Endpoint is the host:port under which the agent reached the server, which
 	// the server behind address translation cannot know.
 	Endpoint string `json:"endpoint,omitempty"`
+	// Apps says that the agent keeps apps and knows app_config and app_ping.
+	Apps bool `json:"apps,omitempty"`
 }
 
 // HandshakeResult is the server's answer; a peer may answer anything.
@@ -63,6 +71,21 @@ type HandshakeResult struct {
 	// NodeCapability opens the chassis' commands in RackHD's tasks API, where the
 	// server has one, until the chassis boots again. It is a secret.
 	NodeCapability string `json:"node_capability,omitempty"`
+	// Backbone is the broker over which apps are configured; nil: over the session.
+	Backbone *BackboneBroker `json:"backbone,omitempty"`
+}
+
+// BackboneBroker is where a Backbone slave finds its master. The URL is a secret,
+// as it holds a password.
+type BackboneBroker struct {
+	URL      string `json:"url"`                 // amqp[s]://user:password@host:port/vhost
+	CASHA256 string `json:"ca_sha256,omitempty"` // of amqps: the pin of its CA; "": the CA of the session
+}
+
+// AppParams carries the data of Backbone's set_config (app_config) or status
+// (app_status), as package wire/backbone has them.
+type AppParams struct {
+	Data json.RawMessage `json:"data"`
 }
 
 // CertificateParams of certificate: a request (PKCS #10, DER) for a client
