@@ -19,6 +19,7 @@ import (
 
 	"github.com/teeth-metal/teeth/controlplane/client"
 	"github.com/teeth-metal/teeth/controlplane/pki"
+	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/controlplane/store/postgrestest"
 	"github.com/teeth-metal/teeth/internal/need"
 	"github.com/teeth-metal/teeth/wire/teeth"
@@ -298,6 +299,46 @@ func openEstate(t *testing.T, chassis int, pause time.Duration, broker string) *
 	return e
 }
 
+func (e *estate) serverID(t *testing.T, n int) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(e.dirs[n], "server.id"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// polling defines pollers of a device that never answers, so that each poll takes
+// its time, and returns those that a is polling.
+func (e *estate) polling(t *testing.T) (ofA []string) {
+	t.Helper()
+	silent, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { silent.Close() })
+	a := e.serverID(t, 0)
+	query := &client.SNMPQuery{Address: silent.LocalAddr().String(), Community: "public", Get: []string{"1.3.6.1.2.1.1.3.0"}}
+	for range 8 {
+		if _, err := e.a.client.AddPoller(t.Context(), client.PollerSpec{Kind: "snmp", Interval: 5, SNMP: query}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "the first server polls", func() bool {
+		list, err := e.b.client.ListPollers(t.Context(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range list {
+			if p.Server == a {
+				ofA = append(ofA, p.ID)
+			}
+		}
+		return len(ofA) > 0
+	})
+	return ofA
+}
+
 // working waits until every chassis is at work and has said so.
 func (e *estate) working(t *testing.T) {
 	t.Helper()
@@ -366,10 +407,22 @@ func (e *estate) succeed(t *testing.T, s *running) {
 func TestServerKilled(t *testing.T) {
 	need.Time(t, "starts PostgreSQL and two servers")
 	e := newEstate(t, 6, 150*time.Millisecond)
+	polled := e.polling(t)
 	e.working(t)
 	e.killA()
+	killed := time.Now()
 	e.kept(t, e.b)
 	e.succeed(t, e.b)
+	// Its leases are over when it is known to be dead; then the other polls.
+	for _, id := range polled {
+		for taken := false; !taken; time.Sleep(50 * time.Millisecond) {
+			p, err := e.b.client.Poller(t.Context(), id)
+			taken = err == nil && (p.Server == e.serverID(t, 1) || p.Polled != nil && p.Polled.After(killed))
+			if time.Since(killed) > store.DeadAfter+10*time.Second {
+				t.Fatalf("poller %s of the dead server was not taken over: %+v, %v", id, p, err)
+			}
+		}
+	}
 	for _, r := range e.roamers {
 		c, err := e.b.client.Chassis(t.Context(), r.mac())
 		if err != nil || !c.Connected {

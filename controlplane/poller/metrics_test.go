@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -14,9 +13,7 @@ import (
 
 	"github.com/teeth-metal/teeth/controlplane/metrics"
 	"github.com/teeth-metal/teeth/controlplane/power"
-	"github.com/teeth-metal/teeth/controlplane/seal"
 	"github.com/teeth-metal/teeth/controlplane/store"
-	"github.com/teeth-metal/teeth/wire/teeth"
 )
 
 // bmcs answer as the test says.
@@ -28,19 +25,7 @@ type bmcs struct {
 func (b bmcs) State(context.Context, string) (power.State, error) { return b.state() }
 
 func TestMetrics(t *testing.T) {
-	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	c, err := db.Connect(t.Context(), store.Session{ID: "s", Handshake: teeth.Handshake{ID: "52:54:00:00:00:01", BootID: "b"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	sealer, err := seal.New(strings.Repeat("0123456789", 4))
-	if err != nil {
-		t.Fatal(err)
-	}
+	db, sealer, c := estate(t)
 	var down atomic.Bool
 	during := func() {}
 	s := New(Config{Store: db, Sealer: sealer, Log: slog.New(slog.DiscardHandler), BMCs: bmcs{state: func() (power.State, error) {

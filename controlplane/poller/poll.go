@@ -17,6 +17,7 @@ func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Se
 func (s *Service) Run(ctx context.Context) error {
 	var all sync.WaitGroup
 	defer all.Wait()
+	all.Go(func() { s.renew(ctx) })
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for {
@@ -41,11 +42,62 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 }
 
+// renew keeps the leases of the polls under way until ctx ends. A poll whose lease
+// is gone, as its poller was changed, removed or taken over, counts no more and is
+// ended. While the database is away nobody can take over, and the polls go on.
+func (s *Service) renew(ctx context.Context) {
+	ticker := time.NewTicker(lease / 4)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		s.mu.Lock()
+		var under []store.Poller
+		for _, p := range s.held {
+			under = append(under, p.of)
+		}
+		s.mu.Unlock()
+		if len(under) == 0 {
+			continue
+		}
+		lost, err := s.Store.RenewPollers(ctx, under, lease)
+		if err != nil && ctx.Err() == nil {
+			s.Log.Error("cannot renew the leases of polls under way", "error", err)
+		}
+		s.mu.Lock()
+		for _, p := range lost {
+			if held, ok := s.held[p.Lease]; ok {
+				held.end()
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// hold has a poller's lease renewed until release is called; ctx ends if it is lost.
+func (s *Service) hold(ctx context.Context, p store.Poller) (held context.Context, release func()) {
+	held, end := context.WithCancel(ctx)
+	s.mu.Lock()
+	s.held[p.Lease] = poll{p, end}
+	s.mu.Unlock()
+	return held, func() {
+		s.mu.Lock()
+		delete(s.held, p.Lease)
+		s.mu.Unlock()
+		end()
+	}
+}
+
 // poll polls once and stores how it went.
 func (s *Service) poll(ctx context.Context, p store.Poller) {
 	log := s.Log.With("poller", p.ID, "kind", p.Kind, "chassis", p.Chassis)
+	polling, release := s.hold(ctx, p)
+	defer release()
 	begun := time.Now()
-	report := s.try(ctx, p)
+	report := s.try(polling, p)
 	took, result := time.Since(begun), resultOK
 	save, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()

@@ -2,7 +2,9 @@
 // SNMP devices, again and again, and makes alerts of what its rules find.
 //
 // Pollers and what they have read are in the store. Each is leased to one server
-// for one poll, so that servers share the work and one that dies is replaced.
+// for one poll, so that servers share the work. The lease is short and renewed while
+// the poll goes on: of a server that dies the others have its pollers within
+// seconds, however long a poll may take.
 package poller
 
 import (
@@ -11,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -53,25 +56,38 @@ type Service struct {
 	Config
 	workers chan struct{}
 	meters  meters
+
+	mu   sync.Mutex
+	held map[string]poll // by lease: under way
+}
+
+// poll is one that is under way.
+type poll struct {
+	of  store.Poller
+	end context.CancelFunc
 }
 
 const (
 	maxWorkers = 32
-	// pollTime bounds one poll; the lease outlasts it.
-	pollTime = 5 * time.Minute
-	lease    = pollTime + time.Minute
+	pollTime   = 5 * time.Minute // bounds one poll
 	// after so many failures in a row, Unreachable is raised.
 	failuresToAlert = 3
 	maxBackoff      = time.Hour
 	keptEvents      = 200
 )
 
-// tick is how often it is looked what is due. A variable for tests.
-var tick = time.Second
+// Variables for tests.
+var (
+	// tick is how often it is looked what is due.
+	tick = time.Second
+	// lease is for how long a server has a poller without saying that it still
+	// polls, which it does four times as often.
+	lease = store.DeadAfter
+)
 
 // New returns a Service that polls once it is Run.
 func New(c Config) *Service {
-	return &Service{Config: c, workers: make(chan struct{}, maxWorkers), meters: newMeters()}
+	return &Service{Config: c, workers: make(chan struct{}, maxWorkers), meters: newMeters(), held: map[string]poll{}}
 }
 
 func sealedFor(poller string) string { return "poller/" + poller }

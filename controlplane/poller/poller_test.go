@@ -131,11 +131,9 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// The whole way with a BMC that nobody here wrote: polls, alerts and notices.
-func TestPollsOfBMC(t *testing.T) {
-	tick = 20 * time.Millisecond
-	sim := bmctest.StartSim(t)
-	sim.SetPower(t, true)
+// estate is a store with one chassis.
+func estate(t *testing.T) (*store.Store, *seal.Sealer, store.Chassis) {
+	t.Helper()
 	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "db"))
 	if err != nil {
 		t.Fatal(err)
@@ -149,6 +147,15 @@ func TestPollsOfBMC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return db, sealer, c
+}
+
+// The whole way with a BMC that nobody here wrote: polls, alerts and notices.
+func TestPollsOfBMC(t *testing.T) {
+	tick = 20 * time.Millisecond
+	sim := bmctest.StartSim(t)
+	sim.SetPower(t, true)
+	db, sealer, c := estate(t)
 	log := slog.New(slog.DiscardHandler)
 	bmcs := power.New(power.Config{Store: db, Sealer: sealer, Log: log, Protocols: map[string]power.Protocol{power.IPMI: {Open: ipmi.Open, Check: ipmi.Check}}})
 	if _, _, err := bmcs.SetBMC(t.Context(), store.BMC{Chassis: c.ID, Protocol: power.IPMI, Address: sim.Target.Address, Username: sim.Target.Username}, sim.Target.Password, true); err != nil {

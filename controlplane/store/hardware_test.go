@@ -75,6 +75,22 @@ func TestPollersAreLeased(t *testing.T) {
 	if err != nil || len(taken) != 1 {
 		t.Fatalf("%+v, %v", taken, err)
 	}
+	gone := taken[0]
+	gone.Lease = "another"
+	if lost, err := s.RenewPollers(ctx, []Poller{taken[0], gone, {ID: p.ID}}, -time.Minute); err != nil || len(lost) != 2 || lost[0].Lease != "another" {
+		t.Errorf("%+v, %v", lost, err)
+	}
+	// It is over at once, and taken again.
+	if taken, err = s.TakePollers(ctx, 10, time.Minute); err != nil || len(taken) != 1 {
+		t.Fatalf("%+v, %v", taken, err)
+	}
+	// The process dies; the next one need not wait for what it was polling.
+	if err := s.register(ctx, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	if taken, err = s.TakePollers(ctx, 10, time.Minute); err != nil || len(taken) != 1 {
+		t.Fatalf("%+v, %v", taken, err)
+	}
 	if err := s.ReleasePoller(ctx, taken[0]); err != nil {
 		t.Error(err)
 	}

@@ -217,6 +217,27 @@ func (s *Store) TakePollers(ctx context.Context, limit int, during time.Duration
 	return taken, err
 }
 
+// RenewPollers has the leases of TakePollers last for the time given from now, and
+// returns those that are gone: the poller was changed, removed or taken over.
+func (s *Store) RenewPollers(ctx context.Context, held []Poller, during time.Duration) (lost []Poller, err error) {
+	err = s.update(ctx, func(t *tx) error {
+		lost = nil
+		for _, p := range held {
+			res, err := t.Exec(`UPDATE pollers SET until = ? WHERE id = ? AND lease = ? AND lease <> ''`, t.now+during.Milliseconds(), p.ID, p.Lease)
+			if err != nil {
+				return err
+			}
+			if n, err := res.RowsAffected(); err != nil {
+				return err
+			} else if n == 0 {
+				lost = append(lost, p)
+			}
+		}
+		return nil
+	})
+	return lost, err
+}
+
 // Poll is how a poll has gone.
 type Poll struct {
 	Result json.RawMessage // nil: it failed

@@ -30,7 +30,7 @@ type Server struct {
 }
 
 // register records the server and forgets the chassis' sessions of its process
-// before, and of servers that are dead.
+// before, and of servers that are dead, and what that process was polling.
 func (s *Store) register(ctx context.Context, o Options) error {
 	return s.update(ctx, func(t *tx) error {
 		if s.postgres == nil { // it has the file for itself
@@ -49,6 +49,9 @@ func (s *Store) register(ctx context.Context, o Options) error {
 				started = excluded.started, seen = excluded.seen`,
 			s.server, s.instance, o.Name, o.Version, t.now, t.now); err != nil {
 			return fmt.Errorf("register the server: %w", err)
+		}
+		if _, err := t.Exec(`UPDATE pollers SET lease = '', until = 0 WHERE server = ? AND lease <> ''`, s.server); err != nil {
+			return err
 		}
 		return t.forgetSessions(`server = ? OR server NOT IN (SELECT id FROM servers WHERE seen >= ?)`,
 			s.server, t.now-DeadAfter.Milliseconds())
