@@ -12,6 +12,8 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/teeth-metal/teeth/wire/amqpframe"
 )
 
 const (
@@ -114,7 +116,7 @@ func (b *AMQP) once(st *state, name, url string, work func(context.Context, *amq
 var errLost = fmt.Errorf("connection lost")
 
 // dial returns the connection and the socket below it. TLS is ours, not the
-// library's, as it reads what headless lets through.
+// library's, as it reads what amqpframe lets through.
 func (b *AMQP) dial(ctx context.Context, name, url string) (*amqp.Connection, net.Conn, error) {
 	uri, err := amqp.ParseURI(url)
 	if err != nil {
@@ -148,13 +150,13 @@ func (b *AMQP) dial(ctx context.Context, name, url string) (*amqp.Connection, ne
 				return nil, err
 			}
 			if t == nil {
-				return newHeadless(raw), nil
+				return amqpframe.Filter(raw, 0, nil), nil
 			}
 			secure := tls.Client(raw, t)
 			if err := secure.HandshakeContext(ctx); err != nil {
 				return nil, err
 			}
-			return newHeadless(secure), nil
+			return amqpframe.Filter(secure, 0, nil), nil
 		},
 	})
 	if err != nil {
