@@ -44,6 +44,7 @@ func (t *tx) settle(id string) error {
 				err = t.skip(task, notRun+"its graph was cancelled")
 			case can == met:
 				task.ready = true
+				t.work = append(t.work, task.Chassis)
 				_, err = t.Exec(`UPDATE tasks SET ready = 1, rev = ? WHERE id = ?`, t.nextRev(), task.ID)
 			case can == never:
 				err = t.skip(task, notRun+reason)

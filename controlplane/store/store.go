@@ -22,6 +22,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -65,6 +67,7 @@ type Store struct {
 	done   chan struct{}  // closed when the writer has ended
 	others sync.WaitGroup // goroutines but the writer
 	remote chan struct{}
+	work   chan struct{}
 
 	batch     int64     // number of the writer's newest transaction
 	downSince time.Time // since when the writer has not reached the database
@@ -74,6 +77,7 @@ type Store struct {
 	mu      sync.Mutex
 	rev     int64         // newest committed revision that is known here
 	changed chan struct{} // closed when rev grows
+	workOf  map[string]bool
 	closed  bool
 }
 
@@ -112,6 +116,8 @@ func OpenAs(ctx context.Context, dsn string, o Options) (*Store, error) {
 		quit:    make(chan struct{}),
 		done:    make(chan struct{}),
 		remote:  make(chan struct{}, 1),
+		work:    make(chan struct{}, 1),
+		workOf:  map[string]bool{},
 		changed: make(chan struct{}),
 	}
 	var err error
@@ -208,6 +214,37 @@ func (s *Store) Revision() (int64, <-chan struct{}) {
 // committed something; several commits may be one signal. It is one channel for
 // one receiver.
 func (s *Store) Remote() <-chan struct{} { return s.remote }
+
+// Work returns a channel that is sent to when this server has committed something
+// that leaves work for the doers of tasks: a task has become ready, also of another
+// chassis than the one whose task has ended, or is to be stopped. TakeWork tells of
+// which chassis. It is one channel for one receiver.
+func (s *Store) Work() <-chan struct{} { return s.work }
+
+// TakeWork returns the chassis of Work since the call before; "" stands for the
+// tasks of none.
+func (s *Store) TakeWork() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := slices.Collect(maps.Keys(s.workOf))
+	clear(s.workOf)
+	return list
+}
+
+func (s *Store) tellOfWork(chassis []string) {
+	if len(chassis) == 0 {
+		return
+	}
+	s.mu.Lock()
+	for _, c := range chassis {
+		s.workOf[c] = true
+	}
+	s.mu.Unlock()
+	select {
+	case s.work <- struct{}{}:
+	default:
+	}
+}
 
 // advance notes that everything up to a revision is committed.
 func (s *Store) advance(rev int64) (grown bool) {

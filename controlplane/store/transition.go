@@ -130,6 +130,7 @@ func (t *tx) requeue(task Task) error {
 	case cancelTimeout:
 		return t.finish(task, Timeout, "its time was over before it was done", nil)
 	}
+	t.work = append(t.work, task.Chassis)
 	_, err := t.Exec(`UPDATE tasks SET state = 'pending', eta = NULL, step = '', seq = 0, server = '', lease = '', deadline = NULL, rev = ? WHERE id = ?`,
 		t.nextRev(), task.ID)
 	return err
@@ -246,6 +247,7 @@ func (t *tx) markCancel(task Task, why int) error {
 			return err
 		}
 	}
+	t.work = append(t.work, task.Chassis)
 	// One that is away may still be at work: only it can say that it is not.
 	_, err := t.Exec(`UPDATE tasks SET cancel = ?, cancelled = ?, rev = ?, msg = CASE
 		WHEN kind <> 'agent' OR EXISTS (SELECT 1 FROM chassis c WHERE c.id = tasks.chassis AND c.connected <> 0) THEN msg
@@ -361,6 +363,7 @@ func (t *tx) retry(task Task) error {
 		FROM tasks WHERE id = ?`, id, t.nextRev(), t.now+delay, t.now, t.nextRev(), task.ID); err != nil {
 		return fmt.Errorf("another attempt of task %s: %w", task.ID, err)
 	}
+	t.work = append(t.work, task.Chassis)
 	_, err := t.Exec(`UPDATE phone_home SET task = ? WHERE task = ?`, id, task.ID)
 	return err
 }

@@ -38,6 +38,7 @@ type tx struct {
 	saved  bool  // a savepoint of a write before is still there
 	failed error // of a statement of the current write
 	ended  []ending
+	work   []string // chassis whose tasks there is something to do for
 	kept   *statements
 }
 
@@ -253,6 +254,7 @@ func (s *Store) conclude(t *tx, batch []op, before int64) (left []op, again bool
 	}
 	s.advance(t.rev)
 	s.meters.tasksEnded(t.ended)
+	s.tellOfWork(t.work)
 	if s.committed != nil {
 		s.committed()
 	}
@@ -273,7 +275,7 @@ func (t *tx) isolated(do func(*tx) error) (err error) {
 		return errors.Join(errUndone, err)
 	}
 	t.saved, t.failed = true, nil
-	ended := len(t.ended)
+	ended, work := len(t.ended), len(t.work)
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("store: panic in a write: %v", p)
@@ -285,7 +287,7 @@ func (t *tx) isolated(do func(*tx) error) (err error) {
 		if err == nil {
 			return
 		}
-		t.ended = t.ended[:ended]
+		t.ended, t.work = t.ended[:ended], t.work[:work]
 		if _, e := t.Exec(`ROLLBACK TO SAVEPOINT op`); e != nil {
 			err = errors.Join(err, errUndone, e)
 		}

@@ -137,6 +137,10 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-e.wake:
+		case <-e.c.Store.Work():
+			for _, chassis := range e.c.Store.TakeWork() {
+				e.Wake(chassis)
+			}
 		case <-e.c.Store.Remote():
 			e.wakeOpen(ctx)
 		case <-poll.C:

@@ -15,6 +15,7 @@ import (
 
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/controlplane/workflow/definition"
+	"github.com/teeth-metal/teeth/wire/teeth"
 )
 
 // counted is a job that a test counts the runs of, by the option "id", and can
@@ -73,8 +74,14 @@ func countEngine(t *testing.T, session *fake) (*Engine, *store.Store, *counted) 
 
 func serve(t *testing.T, s *store.Store, c *counted, session *fake) *Engine {
 	t.Helper()
+	return serveEvery(t, s, c, session, 100*time.Millisecond)
+}
+
+// serveEvery looks at everything so often, beside what it is woken for.
+func serveEvery(t *testing.T, s *store.Store, c *counted, session *fake, period time.Duration) *Engine {
+	t.Helper()
 	e := New(Config{
-		Store: s, Log: slog.New(slog.DiscardHandler), Poll: 100 * time.Millisecond, Watch: 50 * time.Millisecond,
+		Store: s, Log: slog.New(slog.DiscardHandler), Poll: period, Watch: period / 2,
 		Session: func(string) (Session, bool) { return session, session != nil },
 		BootURL: func(c store.Chassis) (string, error) { return "http://boot:8082", nil },
 	})
@@ -319,6 +326,63 @@ func TestGraphInsideGraph(t *testing.T) {
 	}
 	if g = ended(t, s, run(t, e, Request{Graph: "Graph.Ouroboros"}).ID); g.State != store.Failed || !strings.Contains(g.Msg, "run itself") {
 		t.Errorf("a graph that runs itself: %s %s", g.State, g.Msg)
+	}
+}
+
+// The end of a graph on one chassis is the end of a task of another's: that one
+// goes on at once, not when everything is looked at again.
+func TestGraphOnOtherChassis(t *testing.T) {
+	s, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "teeth.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	c := &counted{runs: map[string]int{}, fail: map[string]int{}}
+	e := serveEvery(t, s, c, nil, time.Hour)
+	one := chassis(t, s, "1.0", inventory)
+	other, err := s.Connect(t.Context(), store.Session{ID: "2", Rules: []store.Rule{{Kind: store.RuleAll}}, Handshake: teeth.Handshake{ID: "52:54:00:00:00:02", Version: "1.0", BootID: "b"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"{injectableName: Graph.Inner, tasks: [{label: in, taskName: Task.Inner}]}", "{injectableName: Graph.Held, tasks: [{label: in, taskName: Task.Held}]}"} {
+		task := "{injectableName: Task.Inner, runJob: Job.Count, options: {id: inner, wait: null}}"
+		if strings.Contains(text, "Held") {
+			task = "{injectableName: Task.Held, runJob: Job.Count, options: {id: held, wait: 1h}}"
+		}
+		if _, err := e.DefineTask(t.Context(), []byte(task)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := e.DefineGraph(t.Context(), []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	outer := `
+  - {label: sub, taskName: Task.Graph.Run}
+  - {label: after, taskName: Task.Count, waitOn: {sub: succeeded}}
+`
+	options := func(graph string) map[string]any {
+		return map[string]any{"sub": map[string]any{"graph": graph, "chassis": other.ID}}
+	}
+	g := ended(t, s, run(t, e, Request{Inline: inline(t, outer), Chassis: one.ID, Options: options("Graph.Inner")}).ID)
+	if g.State != store.Succeeded || c.count("inner") != 1 || c.count("after") != 1 {
+		t.Errorf("%+v", g)
+	}
+	// So is it stopped there when the outer one is cancelled.
+	g = run(t, e, Request{Inline: inline(t, outer), Chassis: one.ID, Options: options("Graph.Held")})
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		open, err := s.OpenTasks(t.Context(), other.ID)
+		if err != nil || time.Now().After(end) {
+			t.Fatal(open, err)
+		}
+		if len(open) == 1 && open[0].State == store.Running {
+			break
+		}
+	}
+	if _, err := e.CancelGraph(t.Context(), g.ID); err != nil {
+		t.Fatal(err)
+	}
+	if g = ended(t, s, g.ID); g.State != store.Cancelled {
+		t.Errorf("%+v", g)
 	}
 }
 
