@@ -30,10 +30,10 @@ import (
 // chassis id, in lower case.
 const ChassisGroup = "chassis"
 
-// Entry is something an agent has sent to be kept: a log line, telemetry, or a
-// response. Its texts are UTF-8 without NUL, and may hold any other control character.
+// Entry is something an agent has sent to be kept: a log line or telemetry. Its texts
+// are UTF-8 without NUL, and may hold any other control character.
 type Entry struct {
-	Verb   wire.Verb // wire.Log, wire.Telemetry or wire.Response
+	Verb   wire.Verb // wire.Log or wire.Telemetry
 	ID     wire.ID   // the same if it was sent again
 	Group  string
 	Server string // who sent it, as authenticated
@@ -42,10 +42,10 @@ type Entry struct {
 	Message string   // of a log line
 	Values  []string // of telemetry; or one text that begins with wire.JSON
 
-	Result wire.Result // of a response
-
 	At       time.Time // when it happened, by its id; if that makes no sense, Received
 	Received time.Time
+
+	result *wire.Result // of a response, which no Sink is given
 }
 
 // Sink is a place that keeps entries. Write returns nil when all are kept durably,
@@ -56,6 +56,11 @@ type Entry struct {
 type Sink interface {
 	Write(ctx context.Context, entries []Entry) error
 }
+
+// Responses takes the responses to commands. It returns nil when one is kept durably,
+// and is called again for the same one, with the same id, when it fails, or when the
+// agent has sent it again.
+type Responses func(ctx context.Context, a Agent, r wire.Result) error
 
 // Agent is an authenticated connection.
 type Agent struct {
