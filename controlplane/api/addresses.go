@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -92,11 +93,7 @@ func (s *server) removeSubnet(w http.ResponseWriter, r *http.Request) error {
 	default:
 		return &refusal{http.StatusBadRequest, "force: want true or false"}
 	}
-	if err := s.Store.RemoveSubnet(r.Context(), r.PathValue("id"), force); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return done(w, s.Store.RemoveSubnet(r.Context(), r.PathValue("id"), force))
 }
 
 // afterAddress reads the page parameter of lists that go by address.
@@ -143,40 +140,28 @@ func (s *server) listLeases(w http.ResponseWriter, r *http.Request) error {
 	return write(w, http.StatusOK, paged(items, n, func(l store.Lease) string { return l.IP.String() }))
 }
 
-// addressOrMAC reads what names a lease or a reservation.
-func addressOrMAC(r *http.Request) (netip.Addr, string, error) {
+// byAddressOrMAC removes what a path names by either; both return how many there
+// were.
+func byAddressOrMAC(w http.ResponseWriter, r *http.Request, what string, byIP func(context.Context, netip.Addr) (int, error),
+	byMAC func(context.Context, string) (int, error)) error {
 	ref := r.PathValue("ref")
-	if a, err := netip.ParseAddr(ref); err == nil {
-		return a, "", nil
+	var n int
+	var err error
+	if ip, e := netip.ParseAddr(ref); e == nil {
+		n, err = byIP(r.Context(), ip)
+	} else if hw, e := net.ParseMAC(ref); e == nil {
+		n, err = byMAC(r.Context(), hw.String())
+	} else {
+		return &refusal{http.StatusBadRequest, fmt.Sprintf("%.60q is neither an IP nor a MAC address", ref)}
 	}
-	if hw, err := net.ParseMAC(ref); err == nil {
-		return netip.Addr{}, hw.String(), nil
+	if err == nil && n == 0 {
+		err = fmt.Errorf("%s of %s: %w", what, ref, store.ErrNotFound)
 	}
-	return netip.Addr{}, "", &refusal{http.StatusBadRequest, fmt.Sprintf("%.60q is neither an IP nor a MAC address", ref)}
+	return done(w, err)
 }
 
 func (s *server) removeLease(w http.ResponseWriter, r *http.Request) error {
-	ip, mac, err := addressOrMAC(r)
-	if err != nil {
-		return err
-	}
-	n := 0
-	if ip.IsValid() {
-		n, err = s.Store.RemoveLeaseByIP(r.Context(), ip)
-	} else {
-		n, err = s.Store.RemoveLeaseByMAC(r.Context(), mac)
-	}
-	return gone(w, n, err, "lease of "+r.PathValue("ref"))
-}
-
-func gone(w http.ResponseWriter, n int, err error, what string) error {
-	if err == nil && n == 0 {
-		err = fmt.Errorf("%s: %w", what, store.ErrNotFound)
-	}
-	if err == nil {
-		w.WriteHeader(http.StatusNoContent)
-	}
-	return err
+	return byAddressOrMAC(w, r, "lease", s.Store.RemoveLeaseByIP, s.Store.RemoveLeaseByMAC)
 }
 
 func (s *server) listReservations(w http.ResponseWriter, r *http.Request) error {
@@ -223,23 +208,9 @@ func (s *server) reserve(w http.ResponseWriter, r *http.Request) error {
 	default:
 		return &refusal{http.StatusBadRequest, "want ip, or mac, or ip with mac or client_id"}
 	}
-	if err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return done(w, err)
 }
 
 func (s *server) unreserve(w http.ResponseWriter, r *http.Request) error {
-	ip, mac, err := addressOrMAC(r)
-	if err != nil {
-		return err
-	}
-	n := 0
-	if ip.IsValid() {
-		n, err = s.Store.UnpinIP(r.Context(), ip)
-	} else {
-		n, err = s.Store.UnpinMAC(r.Context(), mac)
-	}
-	return gone(w, n, err, "reservation of "+r.PathValue("ref"))
+	return byAddressOrMAC(w, r, "reservation", s.Store.UnpinIP, s.Store.UnpinMAC)
 }

@@ -265,6 +265,14 @@ func write(w http.ResponseWriter, code int, v any) error {
 	return nil
 }
 
+// done answers a request that has no more to tell than that it was carried out.
+func done(w http.ResponseWriter, err error) error {
+	if err == nil {
+		w.WriteHeader(http.StatusNoContent)
+	}
+	return err
+}
+
 // read decodes a request's JSON strictly: a misspelt option of something that
 // destroys data must not be ignored.
 func read(w http.ResponseWriter, r *http.Request, v any) error {
@@ -310,6 +318,20 @@ func paged[T any](items []T, limit int, key func(T) string) list[T] {
 		l.Next = key(items[limit-1])
 	}
 	return l
+}
+
+// page answers with the page that a request asks for: what fetch finds after the
+// page parameter, which is the key of the last item of the page before.
+func page[T any](w http.ResponseWriter, r *http.Request, fetch func(ctx context.Context, after string, limit int) ([]T, error), key func(T) string) error {
+	n, err := limit(r)
+	if err != nil {
+		return err
+	}
+	items, err := fetch(r.Context(), r.URL.Query().Get("page"), n)
+	if err != nil {
+		return err
+	}
+	return write(w, http.StatusOK, paged(items, n, key))
 }
 
 // limit reads the limit parameter: 100 unless given, at most store.MaxPage.

@@ -39,23 +39,15 @@ func (s *server) reject(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *server) forgetChassis(w http.ResponseWriter, r *http.Request) error {
-	var force bool
-	switch v := r.URL.Query().Get("force"); v {
-	case "", "false":
-	case "true":
-		force = true
-	default:
-		return &refusal{http.StatusBadRequest, "force: want true or false"}
+	force, err := boolean(r, "force")
+	if err != nil {
+		return err
 	}
 	c, err := s.chassis(r)
 	if err == nil {
 		err = s.Store.Forget(r.Context(), c.ID, callerOf(r).user, force)
 	}
-	if err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return done(w, err)
 }
 
 func (s *server) listRules(w http.ResponseWriter, r *http.Request) error {
@@ -82,9 +74,5 @@ func (s *server) addRule(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *server) removeRule(w http.ResponseWriter, r *http.Request) error {
-	if err := s.Store.RemoveRule(r.Context(), r.PathValue("id")); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return done(w, s.Store.RemoveRule(r.Context(), r.PathValue("id")))
 }

@@ -23,12 +23,9 @@ const (
 func (s *server) events(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	f := store.Filter{Graph: q.Get("graph")}
-	if ref := q.Get("chassis"); ref != "" {
-		c, err := s.Store.FindChassis(r.Context(), ref)
-		if err != nil {
-			return err
-		}
-		f.Chassis = c.ID
+	var err error
+	if f.Chassis, err = s.chassisParameter(r); err != nil {
+		return err
 	}
 	if f.Graph != "" {
 		g, err := s.Store.Graph(r.Context(), f.Graph)

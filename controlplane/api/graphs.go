@@ -89,12 +89,9 @@ func (s *server) runGraph(w http.ResponseWriter, r *http.Request) error {
 		return &refusal{http.StatusBadRequest, "domain: want up to 64 characters"}
 	}
 	req := workflow.Request{Graph: in.Graph, Options: in.Options, Domain: in.Domain, By: callerOf(r).user}
-	if in.Chassis != "" {
-		c, err := s.Store.FindChassis(r.Context(), in.Chassis)
-		if err != nil {
-			return err
-		}
-		req.Chassis = c.ID
+	var err error
+	if req.Chassis, err = s.chassisID(r.Context(), in.Chassis); err != nil {
+		return err
 	}
 	g, err := s.Engine.RunGraph(r.Context(), req)
 	if err != nil {
@@ -113,12 +110,8 @@ func (s *server) listGraphs(w http.ResponseWriter, r *http.Request) error {
 	if f.Active, err = boolean(r, "active"); err != nil {
 		return err
 	}
-	if ref := q.Get("chassis"); ref != "" {
-		c, err := s.Store.FindChassis(r.Context(), ref)
-		if err != nil {
-			return err
-		}
-		f.Chassis = c.ID
+	if f.Chassis, err = s.chassisParameter(r); err != nil {
+		return err
 	}
 	items, err := s.Store.ListGraphs(r.Context(), f, q.Get("page"), n)
 	if err != nil {
@@ -185,16 +178,11 @@ func (s *server) listTasks(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	q := r.URL.Query()
-	chassis := ""
-	if ref := q.Get("chassis"); ref != "" {
-		c, err := s.Store.FindChassis(r.Context(), ref)
-		if err != nil {
-			return err
-		}
-		chassis = c.ID
+	chassis, err := s.chassisParameter(r)
+	if err != nil {
+		return err
 	}
-	items, err := s.Store.ListTasks(r.Context(), chassis, q.Get("page"), n)
+	items, err := s.Store.ListTasks(r.Context(), chassis, r.URL.Query().Get("page"), n)
 	if err != nil {
 		return err
 	}
@@ -319,17 +307,9 @@ func (s *server) defineTask(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *server) removeGraph(w http.ResponseWriter, r *http.Request) error {
-	return removed(w, s.Engine.RemoveGraph(r.Context(), r.PathValue("name")))
+	return done(w, s.Engine.RemoveGraph(r.Context(), r.PathValue("name")))
 }
 
 func (s *server) removeTask(w http.ResponseWriter, r *http.Request) error {
-	return removed(w, s.Engine.RemoveTask(r.Context(), r.PathValue("name")))
-}
-
-func removed(w http.ResponseWriter, err error) error {
-	if err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return done(w, s.Engine.RemoveTask(r.Context(), r.PathValue("name")))
 }

@@ -57,15 +57,7 @@ func hardwareStatus(err error) (int, bool) {
 }
 
 func (s *server) listBMCs(w http.ResponseWriter, r *http.Request) error {
-	n, err := limit(r)
-	if err != nil {
-		return err
-	}
-	items, err := s.Store.ListBMCs(r.Context(), r.URL.Query().Get("page"), n)
-	if err != nil {
-		return err
-	}
-	return write(w, http.StatusOK, paged(items, n, func(b store.BMC) string { return b.Chassis }))
+	return page(w, r, s.Store.ListBMCs, func(b store.BMC) string { return b.Chassis })
 }
 
 func (s *server) getBMC(w http.ResponseWriter, r *http.Request) error {
@@ -116,11 +108,7 @@ func (s *server) removeBMC(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.Store.RemoveBMC(r.Context(), c.ID); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return done(w, s.Store.RemoveBMC(r.Context(), c.ID))
 }
 
 func (s *server) bmcInfo(w http.ResponseWriter, r *http.Request) error {
@@ -162,11 +150,7 @@ func (s *server) setPower(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.Power.Set(r.Context(), c.ID, a); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return done(w, s.Power.Set(r.Context(), c.ID, a))
 }
 
 func (s *server) setBootDevice(w http.ResponseWriter, r *http.Request) error {
@@ -178,11 +162,7 @@ func (s *server) setBootDevice(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.Power.SetBoot(r.Context(), c.ID, in); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return done(w, s.Power.SetBoot(r.Context(), c.ID, in))
 }
 
 func (s *server) eventLog(w http.ResponseWriter, r *http.Request) error {

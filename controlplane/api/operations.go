@@ -16,15 +16,7 @@ func (s *server) version(w http.ResponseWriter, _ *http.Request) error {
 }
 
 func (s *server) listChassis(w http.ResponseWriter, r *http.Request) error {
-	n, err := limit(r)
-	if err != nil {
-		return err
-	}
-	items, err := s.Store.ListChassis(r.Context(), r.URL.Query().Get("page"), n)
-	if err != nil {
-		return err
-	}
-	return write(w, http.StatusOK, paged(items, n, func(c store.Chassis) string { return c.ID }))
+	return page(w, r, s.Store.ListChassis, func(c store.Chassis) string { return c.ID })
 }
 
 func (s *server) chassis(r *http.Request) (store.Chassis, error) {
@@ -73,15 +65,7 @@ func (s *server) inspect(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *server) listImages(w http.ResponseWriter, r *http.Request) error {
-	n, err := limit(r)
-	if err != nil {
-		return err
-	}
-	items, err := s.Store.ListImages(r.Context(), r.URL.Query().Get("page"), n)
-	if err != nil {
-		return err
-	}
-	return write(w, http.StatusOK, paged(items, n, func(i store.Image) string { return i.Name }))
+	return page(w, r, s.Store.ListImages, func(i store.Image) string { return i.Name })
 }
 
 func (s *server) getImage(w http.ResponseWriter, r *http.Request) error {
@@ -93,11 +77,7 @@ func (s *server) getImage(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *server) removeImage(w http.ResponseWriter, r *http.Request) error {
-	if err := s.Images.Remove(r.Context(), r.PathValue("id")); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return done(w, s.Images.Remove(r.Context(), r.PathValue("id")))
 }
 
 // addImage takes the image's file itself, or JSON that says where it is.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"net/http"
 	"strconv"
 
@@ -44,11 +45,15 @@ func (s *server) listPollers(w http.ResponseWriter, r *http.Request) error {
 
 // chassisParameter is the id of the chassis that a list is of, "" for all.
 func (s *server) chassisParameter(r *http.Request) (string, error) {
-	ref := r.URL.Query().Get("chassis")
+	return s.chassisID(r.Context(), r.URL.Query().Get("chassis"))
+}
+
+// chassisID is the id of the chassis that ref names; "" names none.
+func (s *server) chassisID(ctx context.Context, ref string) (string, error) {
 	if ref == "" {
 		return "", nil
 	}
-	c, err := s.Store.FindChassis(r.Context(), ref)
+	c, err := s.Store.FindChassis(ctx, ref)
 	return c.ID, err
 }
 
@@ -57,12 +62,9 @@ func (s *server) addPoller(w http.ResponseWriter, r *http.Request) error {
 	if err := read(w, r, &in); err != nil {
 		return err
 	}
-	if in.Chassis != "" {
-		c, err := s.Store.FindChassis(r.Context(), in.Chassis)
-		if err != nil {
-			return err
-		}
-		in.Chassis = c.ID
+	var err error
+	if in.Chassis, err = s.chassisID(r.Context(), in.Chassis); err != nil {
+		return err
 	}
 	p, err := s.Pollers.Add(r.Context(), in)
 	if err != nil {
@@ -92,12 +94,8 @@ func (s *server) changePoller(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if in.Chassis != "" {
-		c, err := s.Store.FindChassis(r.Context(), in.Chassis)
-		if err != nil {
-			return err
-		}
-		in.Chassis = c.ID
+	if in.Chassis, err = s.chassisID(r.Context(), in.Chassis); err != nil {
+		return err
 	}
 	v, err := s.Pollers.Change(r.Context(), p.ID, in)
 	if err != nil {
@@ -111,11 +109,7 @@ func (s *server) removePoller(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.Store.RemovePoller(r.Context(), p.ID); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return done(w, s.Store.RemovePoller(r.Context(), p.ID))
 }
 
 func (s *server) pollerResults(w http.ResponseWriter, r *http.Request) error {
@@ -165,15 +159,7 @@ func (s *server) clearAlert(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *server) listSKUs(w http.ResponseWriter, r *http.Request) error {
-	n, err := limit(r)
-	if err != nil {
-		return err
-	}
-	items, err := s.Store.ListSKUs(r.Context(), r.URL.Query().Get("page"), n)
-	if err != nil {
-		return err
-	}
-	return write(w, http.StatusOK, paged(items, n, func(k store.SKU) string { return k.Name }))
+	return page(w, r, s.Store.ListSKUs, func(k store.SKU) string { return k.Name })
 }
 
 func (s *server) putSKU(w http.ResponseWriter, r *http.Request) error {
@@ -205,11 +191,7 @@ func (s *server) removeSKU(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.Store.RemoveSKU(r.Context(), k.ID); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return done(w, s.Store.RemoveSKU(r.Context(), k.ID))
 }
 
 func (s *server) skuChassis(w http.ResponseWriter, r *http.Request) error {

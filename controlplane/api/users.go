@@ -62,15 +62,7 @@ func (s *server) whoami(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *server) listUsers(w http.ResponseWriter, r *http.Request) error {
-	n, err := limit(r)
-	if err != nil {
-		return err
-	}
-	items, err := s.Store.ListUsers(r.Context(), r.URL.Query().Get("page"), n)
-	if err != nil {
-		return err
-	}
-	return write(w, http.StatusOK, paged(items, n, func(u store.User) string { return u.Name }))
+	return page(w, r, s.Store.ListUsers, func(u store.User) string { return u.Name })
 }
 
 func (s *server) addUser(w http.ResponseWriter, r *http.Request) error {
@@ -228,12 +220,8 @@ func (s *server) audit(w http.ResponseWriter, r *http.Request) error {
 	}
 	q := r.URL.Query()
 	f := store.AuditFilter{User: q.Get("user")}
-	if ref := q.Get("chassis"); ref != "" {
-		c, err := s.Store.FindChassis(r.Context(), ref)
-		if err != nil {
-			return err
-		}
-		f.Target = c.ID
+	if f.Target, err = s.chassisParameter(r); err != nil {
+		return err
 	}
 	items, err := s.Store.ListAudit(r.Context(), f, q.Get("page"), n)
 	if err != nil {
@@ -243,15 +231,7 @@ func (s *server) audit(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *server) listSpecs(w http.ResponseWriter, r *http.Request) error {
-	n, err := limit(r)
-	if err != nil {
-		return err
-	}
-	items, err := s.Store.ListSpecs(r.Context(), r.URL.Query().Get("page"), n)
-	if err != nil {
-		return err
-	}
-	return write(w, http.StatusOK, paged(items, n, func(sp store.Spec) string { return sp.Name }))
+	return page(w, r, s.Store.ListSpecs, func(sp store.Spec) string { return sp.Name })
 }
 
 func (s *server) getSpec(w http.ResponseWriter, r *http.Request) error {
@@ -282,9 +262,5 @@ func (s *server) putSpec(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *server) removeSpec(w http.ResponseWriter, r *http.Request) error {
-	if err := s.Store.RemoveSpec(r.Context(), r.PathValue("name")); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
+	return done(w, s.Store.RemoveSpec(r.Context(), r.PathValue("name")))
 }
