@@ -56,6 +56,7 @@ type stream struct {
 	f       Fetcher
 	client  *http.Client
 	ctx     context.Context
+	what    string // that is fetched, for errors
 	img     Image
 	origins []*origin
 	cur     int
@@ -74,7 +75,12 @@ func (f Fetcher) open(ctx context.Context, img Image, off int64, skip map[string
 	if err := img.Validate(); err != nil {
 		return nil, err
 	}
-	s := &stream{f: f.defaults(), ctx: ctx, img: img, off: off, size: -1}
+	return f.start(ctx, "image "+img.ID, img, off, skip)
+}
+
+// start is open for what need not be an image: only its URLs and its size count.
+func (f Fetcher) start(ctx context.Context, what string, img Image, off int64, skip map[string]bool) (*stream, error) {
+	s := &stream{f: f.defaults(), ctx: ctx, what: what, img: img, off: off, size: -1}
 	if img.Size > 0 {
 		s.size = img.Size
 	}
@@ -84,7 +90,7 @@ func (f Fetcher) open(ctx context.Context, img Image, off int64, skip map[string
 		}
 	}
 	if len(s.origins) == 0 {
-		return nil, fmt.Errorf("image %s: no URL to fetch it from", img.ID)
+		return nil, fmt.Errorf("%s: no URL to fetch it from", what)
 	}
 	client := http.Client{Transport: transport}
 	if f.Client != nil {
@@ -167,7 +173,7 @@ func (s *stream) read(b []byte) (int, error) {
 				s.fails = 0
 			}
 			if s.off > s.f.MaxSize && s.img.Size == 0 {
-				return 0, fmt.Errorf("image %s: %w: more than %d bytes", s.img.ID, ErrNoRoom, s.f.MaxSize)
+				return 0, fmt.Errorf("%s: %w: more than %d bytes", s.what, ErrNoRoom, s.f.MaxSize)
 			}
 			return n, nil // an error comes again with the next read
 		}
@@ -210,7 +216,7 @@ func (s *stream) failed(err error) {
 func (s *stream) connect() error {
 	for {
 		if err := context.Cause(s.ctx); err != nil {
-			return fmt.Errorf("image %s: %w", s.img.ID, err)
+			return fmt.Errorf("%s: %w", s.what, err)
 		}
 		alive := 0
 		for _, o := range s.origins {
@@ -236,7 +242,7 @@ func (s *stream) connect() error {
 		}
 		if errors.Is(err, errChanged) {
 			s.drop()
-			return fmt.Errorf("image %s: %s: %w", s.img.ID, shown(s.origins[s.cur].url), err)
+			return fmt.Errorf("%s: %s: %w", s.what, shown(s.origins[s.cur].url), err)
 		}
 		s.failed(err)
 	}
@@ -254,7 +260,7 @@ func (s *stream) giveUp() error {
 			errs = append(errs, fmt.Errorf("%s: %w", shown(o.url), err))
 		}
 	}
-	return fmt.Errorf("image %s: fetch: %w", s.img.ID, errors.Join(errs...))
+	return fmt.Errorf("%s: fetch: %w", s.what, errors.Join(errs...))
 }
 
 func (s *stream) wait(round int) error {
@@ -264,7 +270,7 @@ func (s *stream) wait(round int) error {
 	defer t.Stop()
 	select {
 	case <-s.ctx.Done():
-		return fmt.Errorf("image %s: %w", s.img.ID, context.Cause(s.ctx))
+		return fmt.Errorf("%s: %w", s.what, context.Cause(s.ctx))
 	case <-t.C:
 		return nil
 	}
