@@ -26,7 +26,13 @@ when they renew. In a network that is not listed here nobody is answered.`,
 		RunE: needSubcommand,
 	}
 	conn.addFlags(cmd)
-	cmd.AddCommand(subnetAdd(&conn), subnetSet(&conn), subnetList(&conn), subnetShow(&conn), subnetRemove(&conn))
+	cmd.AddCommand(
+		subnetAdd(&conn),
+		subnetSet(&conn),
+		list(&conn, "List networks", (*client.Client).Subnets, subnetRows),
+		subnetShow(&conn),
+		subnetRemove(&conn),
+	)
 	return cmd
 }
 
@@ -100,21 +106,6 @@ func subnetSet(conn *connection) *cobra.Command {
 	return cmd
 }
 
-func subnetList(conn *connection) *cobra.Command {
-	return &cobra.Command{
-		Use:   "list",
-		Short: "List networks",
-		Args:  args(cobra.NoArgs),
-		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, _ []string) error {
-			all, err := c.Subnets(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return conn.print(cmd.OutOrStdout(), all, func(w *tabwriter.Writer) { subnetRows(w, all) })
-		}),
-	}
-}
-
 func subnetRows(w *tabwriter.Writer, all []client.Subnet) {
 	fmt.Fprintln(w, "ID\tNETWORK\tPOOLS\tGATEWAY\tDNS\tLEASE")
 	for _, s := range all {
@@ -177,7 +168,12 @@ func leaseCommand() *cobra.Command {
 	var conn connection
 	cmd := &cobra.Command{Use: "lease", Short: "List, pin and remove addresses that DHCP has given", RunE: needSubcommand}
 	conn.addFlags(cmd)
-	cmd.AddCommand(leaseList(&conn), leasePin(&conn), leaseUnpin(&conn), leaseRemove(&conn))
+	cmd.AddCommand(
+		leaseList(&conn),
+		leasePin(&conn),
+		conn.act("unpin ADDRESS|MAC", "Keep an address no longer", (*client.Client).Unreserve),
+		conn.act("remove ADDRESS|MAC", "Forget a lease; its client learns of it when it renews", (*client.Client).RemoveLease),
+	)
 	return cmd
 }
 
@@ -250,26 +246,4 @@ address that this client has now.`,
 	cmd.Flags().StringVar(&r.ClientID, "client-id", "", "for the client with this DHCP client identifier or DUID, hexadecimal")
 	cmd.Flags().StringVar(&r.Hostname, "hostname", "", "host name that the client is told")
 	return cmd
-}
-
-func leaseUnpin(conn *connection) *cobra.Command {
-	return &cobra.Command{
-		Use:   "unpin ADDRESS|MAC",
-		Short: "Keep an address no longer",
-		Args:  args(cobra.ExactArgs(1)),
-		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
-			return c.Unreserve(cmd.Context(), a[0])
-		}),
-	}
-}
-
-func leaseRemove(conn *connection) *cobra.Command {
-	return &cobra.Command{
-		Use:   "remove ADDRESS|MAC",
-		Short: "Forget a lease; its client learns of it when it renews",
-		Args:  args(cobra.ExactArgs(1)),
-		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
-			return c.RemoveLease(cmd.Context(), a[0])
-		}),
-	}
 }

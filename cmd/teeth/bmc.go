@@ -23,7 +23,12 @@ func bmcCommand() *cobra.Command {
 		RunE:  needSubcommand,
 	}
 	conn.addFlags(cmd)
-	cmd.AddCommand(bmcSet(&conn), bmcShow(&conn), bmcList(&conn), bmcRemove(&conn))
+	cmd.AddCommand(
+		bmcSet(&conn),
+		bmcShow(&conn),
+		list(&conn, "List the BMCs that are noted", (*client.Client).ListBMCs, bmcRows),
+		conn.act("remove CHASSIS", "Forget the BMC of a chassis", (*client.Client).RemoveBMC),
+	)
 	return cmd
 }
 
@@ -106,21 +111,6 @@ func bmcRows(w *tabwriter.Writer, all []client.BMC) {
 	}
 }
 
-func bmcList(conn *connection) *cobra.Command {
-	return &cobra.Command{
-		Use:   "list",
-		Short: "List the BMCs that are noted",
-		Args:  args(cobra.NoArgs),
-		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, _ []string) error {
-			all, err := c.ListBMCs(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return conn.print(cmd.OutOrStdout(), all, func(w *tabwriter.Writer) { bmcRows(w, all) })
-		}),
-	}
-}
-
 func bmcShow(conn *connection) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show CHASSIS",
@@ -139,18 +129,6 @@ func bmcShow(conn *connection) *cobra.Command {
 					fmt.Fprintf(w, "console\t%s at %s, enabled: %v\n\t%s\n", con.Protocol, con.Address, con.Enabled, live.Printable(con.Command))
 				}
 			})
-		}),
-	}
-}
-
-func bmcRemove(conn *connection) *cobra.Command {
-	return &cobra.Command{
-		Use:   "remove CHASSIS",
-		Short: "Forget the BMC of a chassis",
-		Long:  chassisHelp,
-		Args:  args(cobra.ExactArgs(1)),
-		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
-			return c.RemoveBMC(cmd.Context(), a[0])
 		}),
 	}
 }

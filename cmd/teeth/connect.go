@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -66,6 +68,56 @@ func (c *connection) print(w io.Writer, v any, rows func(*tabwriter.Writer)) err
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	rows(t)
 	return t.Flush()
+}
+
+// act makes a command that has the client do something to what its argument names.
+func (c *connection) act(use, about string, do func(*client.Client, context.Context, string) error) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   use,
+		Short: about,
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: c.with(func(cmd *cobra.Command, cl *client.Client, a []string) error {
+			return do(cl, cmd.Context(), a[0])
+		}),
+	}
+	if strings.Contains(use, "CHASSIS") {
+		cmd.Long = chassisHelp
+	}
+	return cmd
+}
+
+// list makes a command that lists all there is of something.
+func list[T any](c *connection, about string, all func(*client.Client, context.Context) ([]T, error), rows func(*tabwriter.Writer, []T)) *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: about,
+		Args:  args(cobra.NoArgs),
+		RunE: c.with(func(cmd *cobra.Command, cl *client.Client, _ []string) error {
+			items, err := all(cl, cmd.Context())
+			if err != nil {
+				return err
+			}
+			return c.print(cmd.OutOrStdout(), items, func(w *tabwriter.Writer) { rows(w, items) })
+		}),
+	}
+}
+
+// showJSON makes a command that shows what its argument names as JSON, whatever
+// --output says: it is no table.
+func showJSON[T any](c *connection, use, about string, get func(*client.Client, context.Context, string) (T, error)) *cobra.Command {
+	return &cobra.Command{
+		Use:   use,
+		Short: about,
+		Args:  args(cobra.ExactArgs(1)),
+		RunE: c.with(func(cmd *cobra.Command, cl *client.Client, a []string) error {
+			v, err := get(cl, cmd.Context(), a[0])
+			if err != nil {
+				return err
+			}
+			c.output = "json"
+			return c.print(cmd.OutOrStdout(), v, nil)
+		}),
+	}
 }
 
 func isNotFound(err error) bool    { return errors.Is(err, client.ErrNotFound) }

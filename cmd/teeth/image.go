@@ -17,7 +17,11 @@ func imageCommand() *cobra.Command {
 	var conn connection
 	cmd := &cobra.Command{Use: "image", Short: "Add, list and remove OS images", RunE: needSubcommand}
 	conn.addFlags(cmd)
-	cmd.AddCommand(imageAdd(&conn), imageList(&conn), imageRemove(&conn))
+	cmd.AddCommand(
+		imageAdd(&conn),
+		list(&conn, "List images", (*client.Client).ListImages, imageRows),
+		conn.act("remove IMAGE", "Delete an image that no unfinished task needs", (*client.Client).RemoveImage),
+	)
 	return cmd
 }
 
@@ -102,35 +106,9 @@ func upload(cmd *cobra.Command, c *client.Client, in client.NewImage, name strin
 	return c.UploadImage(cmd.Context(), in, f, st.Size())
 }
 
-func imageList(conn *connection) *cobra.Command {
-	return &cobra.Command{
-		Use:   "list",
-		Short: "List images",
-		Args:  args(cobra.NoArgs),
-		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, _ []string) error {
-			all, err := c.ListImages(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return conn.print(cmd.OutOrStdout(), all, func(w *tabwriter.Writer) { imageRows(w, all) })
-		}),
-	}
-}
-
 func imageRows(w *tabwriter.Writer, all []client.Image) {
 	fmt.Fprintln(w, "ID\tNAME\tFORMAT\tBYTES\tSHA-256")
 	for _, img := range all {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\n", img.ID, img.Name, img.Format, img.Size, img.SHA256)
-	}
-}
-
-func imageRemove(conn *connection) *cobra.Command {
-	return &cobra.Command{
-		Use:   "remove IMAGE",
-		Short: "Delete an image that no unfinished task needs",
-		Args:  args(cobra.ExactArgs(1)),
-		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
-			return c.RemoveImage(cmd.Context(), a[0])
-		}),
 	}
 }

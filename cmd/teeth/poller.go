@@ -113,8 +113,15 @@ func pollerCommand() *cobra.Command {
 		RunE:  needSubcommand,
 	}
 	conn.addFlags(cmd)
-	cmd.AddCommand(pollerAdd(&conn), pollerList(&conn), pollerShow(&conn), pollerResults(&conn), pollerPause(&conn, "pause", true),
-		pollerPause(&conn, "resume", false), pollerRemove(&conn))
+	cmd.AddCommand(
+		pollerAdd(&conn),
+		pollerList(&conn),
+		showJSON(&conn, "show POLLER", "Show a poller with its rules, as JSON", (*client.Client).Poller),
+		showJSON(&conn, "results POLLER", "Show the last ten results of a poller, newest first, as JSON", (*client.Client).PollerResults),
+		pollerPause(&conn, "pause", true),
+		pollerPause(&conn, "resume", false),
+		conn.act("remove POLLER", "Remove a poller with its results and alerts", (*client.Client).RemovePoller),
+	)
 	return cmd
 }
 
@@ -210,38 +217,6 @@ func pollerList(conn *connection) *cobra.Command {
 	return cmd
 }
 
-func pollerShow(conn *connection) *cobra.Command {
-	return &cobra.Command{
-		Use:   "show POLLER",
-		Short: "Show a poller with its rules, as JSON",
-		Args:  args(cobra.ExactArgs(1)),
-		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
-			p, err := c.Poller(cmd.Context(), a[0])
-			if err != nil {
-				return err
-			}
-			conn.output = "json"
-			return conn.print(cmd.OutOrStdout(), p, nil)
-		}),
-	}
-}
-
-func pollerResults(conn *connection) *cobra.Command {
-	return &cobra.Command{
-		Use:   "results POLLER",
-		Short: "Show the last ten results of a poller, newest first, as JSON",
-		Args:  args(cobra.ExactArgs(1)),
-		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
-			all, err := c.PollerResults(cmd.Context(), a[0])
-			if err != nil {
-				return err
-			}
-			conn.output = "json"
-			return conn.print(cmd.OutOrStdout(), all, nil)
-		}),
-	}
-}
-
 func pollerPause(conn *connection, name string, paused bool) *cobra.Command {
 	about := "Have a poller polled again"
 	if paused {
@@ -258,17 +233,6 @@ func pollerPause(conn *connection, name string, paused bool) *cobra.Command {
 			}
 			_, err = c.ChangePoller(cmd.Context(), p.ID, client.PollerSpec{Kind: p.Kind, Name: p.Name, Interval: p.Interval, Rules: p.Rules, Paused: paused})
 			return err
-		}),
-	}
-}
-
-func pollerRemove(conn *connection) *cobra.Command {
-	return &cobra.Command{
-		Use:   "remove POLLER",
-		Short: "Remove a poller with its results and alerts",
-		Args:  args(cobra.ExactArgs(1)),
-		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
-			return c.RemovePoller(cmd.Context(), a[0])
 		}),
 	}
 }

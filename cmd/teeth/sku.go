@@ -20,7 +20,13 @@ func skuCommand() *cobra.Command {
 		RunE:  needSubcommand,
 	}
 	conn.addFlags(cmd)
-	cmd.AddCommand(skuSet(&conn), skuList(&conn), skuShow(&conn), skuChassis(&conn), skuRemove(&conn))
+	cmd.AddCommand(
+		skuSet(&conn),
+		list(&conn, "List SKUs", (*client.Client).ListSKUs, skuRows),
+		showJSON(&conn, "show SKU", "Show a SKU with its rules, as JSON; SKU is a name or id", (*client.Client).SKU),
+		skuChassis(&conn),
+		conn.act("remove SKU", "Remove a SKU", (*client.Client).RemoveSKU),
+	)
 	return cmd
 }
 
@@ -66,37 +72,6 @@ func skuRows(w *tabwriter.Writer, all []client.SKU) {
 	}
 }
 
-func skuList(conn *connection) *cobra.Command {
-	return &cobra.Command{
-		Use:   "list",
-		Short: "List SKUs",
-		Args:  args(cobra.NoArgs),
-		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, _ []string) error {
-			all, err := c.ListSKUs(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return conn.print(cmd.OutOrStdout(), all, func(w *tabwriter.Writer) { skuRows(w, all) })
-		}),
-	}
-}
-
-func skuShow(conn *connection) *cobra.Command {
-	return &cobra.Command{
-		Use:   "show SKU",
-		Short: "Show a SKU with its rules, as JSON; SKU is a name or id",
-		Args:  args(cobra.ExactArgs(1)),
-		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
-			k, err := c.SKU(cmd.Context(), a[0])
-			if err != nil {
-				return err
-			}
-			conn.output = "json"
-			return conn.print(cmd.OutOrStdout(), k, nil)
-		}),
-	}
-}
-
 func skuChassis(conn *connection) *cobra.Command {
 	return &cobra.Command{
 		Use:   "chassis SKU",
@@ -117,17 +92,6 @@ func skuChassis(conn *connection) *cobra.Command {
 					fmt.Fprintf(w, "%s\t%s\t%s %s\t%s\n", x.Chassis, assigned, x.Step, short(x.Graph), live.Printable(x.Error))
 				}
 			})
-		}),
-	}
-}
-
-func skuRemove(conn *connection) *cobra.Command {
-	return &cobra.Command{
-		Use:   "remove SKU",
-		Short: "Remove a SKU",
-		Args:  args(cobra.ExactArgs(1)),
-		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
-			return c.RemoveSKU(cmd.Context(), a[0])
 		}),
 	}
 }

@@ -24,7 +24,12 @@ func specCommand() *cobra.Command {
 		RunE:  needSubcommand,
 	}
 	conn.addFlags(cmd)
-	cmd.AddCommand(specAdd(&conn), specList(&conn), specShow(&conn), specRemove(&conn))
+	cmd.AddCommand(
+		specAdd(&conn),
+		list(&conn, "List specs", (*client.Client).ListSpecs, specRows),
+		specShow(&conn),
+		conn.act("remove SPEC", "Remove a spec; tasks that were given it have a copy", (*client.Client).RemoveSpec),
+	)
 	return cmd
 }
 
@@ -80,21 +85,6 @@ func readSpec(path string) (json.RawMessage, error) {
 	return b, nil
 }
 
-func specList(conn *connection) *cobra.Command {
-	return &cobra.Command{
-		Use:   "list",
-		Short: "List specs",
-		Args:  args(cobra.NoArgs),
-		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, _ []string) error {
-			all, err := c.ListSpecs(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return conn.print(cmd.OutOrStdout(), all, func(w *tabwriter.Writer) { specRows(w, all) })
-		}),
-	}
-}
-
 func specRows(w *tabwriter.Writer, all []client.Spec) {
 	fmt.Fprintln(w, "NAME\tUPDATED")
 	for _, sp := range all {
@@ -113,17 +103,6 @@ func specShow(conn *connection) *cobra.Command {
 				return err
 			}
 			return conn.print(cmd.OutOrStdout(), sp, func(w *tabwriter.Writer) { fmt.Fprintln(w, string(sp.Spec)) })
-		}),
-	}
-}
-
-func specRemove(conn *connection) *cobra.Command {
-	return &cobra.Command{
-		Use:   "remove SPEC",
-		Short: "Remove a spec; tasks that were given it have a copy",
-		Args:  args(cobra.ExactArgs(1)),
-		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
-			return c.RemoveSpec(cmd.Context(), a[0])
 		}),
 	}
 }

@@ -31,7 +31,13 @@ needs no entry here.`,
 		RunE: needSubcommand,
 	}
 	conn.addFlags(cmd)
-	cmd.AddCommand(userAdd(&conn), userList(&conn), userRole(&conn), userRemove(&conn), userWhoAmI(&conn))
+	cmd.AddCommand(
+		userAdd(&conn),
+		list(&conn, "List users", (*client.Client).ListUsers, userRows),
+		userRole(&conn),
+		conn.act("remove USER", "Remove a user and its tokens", (*client.Client).RemoveUser),
+		userWhoAmI(&conn),
+	)
 	return cmd
 }
 
@@ -54,21 +60,6 @@ func userAdd(conn *connection) *cobra.Command {
 	return cmd
 }
 
-func userList(conn *connection) *cobra.Command {
-	return &cobra.Command{
-		Use:   "list",
-		Short: "List users",
-		Args:  args(cobra.NoArgs),
-		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, _ []string) error {
-			all, err := c.ListUsers(cmd.Context())
-			if err != nil {
-				return err
-			}
-			return conn.print(cmd.OutOrStdout(), all, func(w *tabwriter.Writer) { userRows(w, all) })
-		}),
-	}
-}
-
 func userRows(w *tabwriter.Writer, all []client.User) {
 	fmt.Fprintln(w, "NAME\tROLE\tTOKENS\tCREATED")
 	for _, u := range all {
@@ -84,17 +75,6 @@ func userRole(conn *connection) *cobra.Command {
 		Args:  args(cobra.ExactArgs(2)),
 		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
 			return c.SetUserRole(cmd.Context(), a[0], a[1])
-		}),
-	}
-}
-
-func userRemove(conn *connection) *cobra.Command {
-	return &cobra.Command{
-		Use:   "remove USER",
-		Short: "Remove a user and its tokens",
-		Args:  args(cobra.ExactArgs(1)),
-		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
-			return c.RemoveUser(cmd.Context(), a[0])
 		}),
 	}
 }
@@ -128,7 +108,11 @@ func tokenCommand() *cobra.Command {
 	var conn connection
 	cmd := &cobra.Command{Use: "token", Short: "Create, list and revoke users' tokens", RunE: needSubcommand}
 	conn.addFlags(cmd)
-	cmd.AddCommand(tokenCreate(&conn), tokenList(&conn), tokenRevoke(&conn))
+	cmd.AddCommand(
+		tokenCreate(&conn),
+		tokenList(&conn),
+		conn.act("revoke ID", "Revoke a token of yours or, as an admin, any", (*client.Client).RemoveToken),
+	)
 	return cmd
 }
 
@@ -227,17 +211,6 @@ func tokenRows(w *tabwriter.Writer, all []client.Token) {
 	fmt.Fprintln(w, "ID\tUSER\tNAME\tROLE\tEXPIRES\tLAST USED")
 	for _, t := range all {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", t.ID, t.User, t.Name, t.Role, moment(t.Expires, "never"), moment(t.LastUsed, "never"))
-	}
-}
-
-func tokenRevoke(conn *connection) *cobra.Command {
-	return &cobra.Command{
-		Use:   "revoke ID",
-		Short: "Revoke a token of yours or, as an admin, any",
-		Args:  args(cobra.ExactArgs(1)),
-		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
-			return c.RemoveToken(cmd.Context(), a[0])
-		}),
 	}
 }
 
