@@ -2,17 +2,15 @@ package bus
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
-	"os"
 	"sync"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/teeth-metal/teeth/controlplane/bus/link"
 )
 
 // Config of a bus over AMQP 0-9-1. Zero limits and times are replaced by the defaults.
@@ -43,7 +41,7 @@ type Config struct {
 // AMQP is a bus over a broker. It connects, and connects again, for ever.
 type AMQP struct {
 	c     Config
-	tls   *tls.Config
+	link  *link.Link
 	ctx   context.Context
 	stop  context.CancelFunc
 	parts sync.WaitGroup
@@ -53,38 +51,22 @@ type AMQP struct {
 
 	mu       sync.Mutex
 	changed  chan struct{} // closed when something below has changed
-	transmit state         // connection to publish and request on
-	receive  state         // connection to consume from
-	reply    state         // connection for answers: an address that a peer made up may break it
+	transmit link.State    // connection to publish and request on
+	receive  link.State    // connection to consume from
+	reply    link.State    // connection for answers: an address that a peer made up may break it
 	subs     map[*subscriber]bool
 	requests *amqp.Connection // the transmit connection, for requests
-}
-
-// state of one connection.
-type state struct {
-	up      bool
-	blocked string // the broker's reason
-	err     error  // why it is not up
 }
 
 var _ Bus = (*AMQP)(nil)
 
 // NewAMQP checks the configuration and starts to connect.
 func NewAMQP(c Config) (*AMQP, error) {
-	if len(c.URLs) == 0 {
-		return nil, errors.New("AMQP: no broker's URL given")
-	}
-	for _, u := range c.URLs {
-		if err := checkURL(u); err != nil {
-			return nil, err
-		}
-	}
 	if c.Prefix == "" {
 		c.Prefix = "teeth"
 	}
 	for d, otherwise := range map[*time.Duration]time.Duration{
-		&c.Heartbeat: 10 * time.Second, &c.WriteWait: 10 * time.Second, &c.ConfirmWait: 30 * time.Second,
-		&c.GroupTTL: 5 * time.Second, &c.MaxBackoff: 10 * time.Second,
+		&c.ConfirmWait: 30 * time.Second, &c.GroupTTL: 5 * time.Second, &c.MaxBackoff: 10 * time.Second,
 	} {
 		if *d <= 0 {
 			*d = otherwise
@@ -99,77 +81,21 @@ func NewAMQP(c Config) (*AMQP, error) {
 	b := &AMQP{c: c, changed: make(chan struct{}), subs: map[*subscriber]bool{}, out: newOutbox(c.MaxOutbox, c.MaxBytes), answers: newOutbox(maxAnswers, maxAnswerBytes)}
 	b.answers.once = true
 	var err error
-	if b.tls, err = c.tls(); err != nil {
+	if b.link, err = link.New(link.Config{
+		URLs: c.URLs, CAFile: c.CAFile, CertFile: c.CertFile, KeyFile: c.KeyFile, Log: c.Log,
+		Heartbeat: c.Heartbeat, WriteWait: c.WriteWait, MaxBackoff: c.MaxBackoff,
+	}); err != nil {
 		return nil, err
 	}
-	b.transmit.err, b.receive.err, b.reply.err = errConnecting, errConnecting, errConnecting
+	b.transmit.Err, b.receive.Err, b.reply.Err = errConnecting, errConnecting, errConnecting
 	b.ctx, b.stop = context.WithCancel(context.Background())
-	b.parts.Go(func() { b.supervise(&b.transmit, "transmit", c.MaxBackoff, b.publishAndRequest) })
-	b.parts.Go(func() { b.supervise(&b.receive, "receive", c.MaxBackoff, b.consume) })
+	b.parts.Go(func() { b.supervise(&b.transmit, "transmit", 0, b.publishAndRequest) })
+	b.parts.Go(func() { b.supervise(&b.receive, "receive", 0, b.consume) })
 	b.parts.Go(func() { b.supervise(&b.reply, "reply", min(c.MaxBackoff, replyWait), b.sendAnswers) })
 	return b, nil
 }
 
 var errConnecting = errors.New("not connected yet")
-
-// checkURL never shows the URL: it holds a password.
-func checkURL(raw string) error {
-	u, err := amqp.ParseURI(raw)
-	if err != nil {
-		if parsed, e := url.Parse(raw); e == nil {
-			return fmt.Errorf("AMQP URL %s: want amqp[s]://user:password@host:port/vhost", redact(parsed.Scheme, parsed.Host, parsed.Path))
-		}
-		return errors.New("AMQP URL (not shown, as it may hold a password): want amqp[s]://user:password@host:port/vhost, with special characters percent-encoded")
-	}
-	if u.Host == "" {
-		return errors.New("AMQP URL: it names no host: want amqp[s]://user:password@host:port/vhost")
-	}
-	return nil
-}
-
-func redact(scheme, host, vhost string) string { return fmt.Sprintf("%s://%s%s", scheme, host, vhost) }
-
-// shown is a broker's URL without user and password.
-func shown(raw string) string {
-	u, err := amqp.ParseURI(raw)
-	if err != nil {
-		return "amqp:?"
-	}
-	vhost := u.Vhost
-	if vhost != "/" {
-		vhost = "/" + vhost
-	}
-	return redact(u.Scheme, fmt.Sprintf("%s:%d", u.Host, u.Port), vhost)
-}
-
-// tls returns nil if no file is given: the URL's own parameters hold then.
-func (c Config) tls() (*tls.Config, error) {
-	if c.CAFile == "" && c.CertFile == "" && c.KeyFile == "" {
-		return nil, nil
-	}
-	t := &tls.Config{MinVersion: tls.VersionTLS12}
-	if c.CAFile != "" {
-		pem, err := os.ReadFile(c.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("AMQP: CA's certificate: %w", err)
-		}
-		t.RootCAs = x509.NewCertPool()
-		if !t.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("AMQP: %s has no certificate in PEM", c.CAFile)
-		}
-	}
-	if (c.CertFile == "") != (c.KeyFile == "") {
-		return nil, errors.New("AMQP: a client certificate needs its key, and a key its certificate")
-	}
-	if c.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("AMQP: client certificate: %w", err)
-		}
-		t.Certificates = []tls.Certificate{pair}
-	}
-	return t, nil
-}
 
 // set changes what is under mu and tells those who wait for it.
 func (b *AMQP) set(change func()) {
@@ -215,14 +141,14 @@ func (b *AMQP) err() error {
 	switch {
 	case b.ctx.Err() != nil:
 		return ErrClosed
-	case !b.transmit.up:
-		return b.transmit.err
-	case !b.receive.up:
-		return b.receive.err
-	case !b.reply.up:
-		return b.reply.err
-	case b.transmit.blocked != "":
-		return fmt.Errorf("the broker takes no messages: %s", b.transmit.blocked)
+	case !b.transmit.Up:
+		return b.transmit.Err
+	case !b.receive.Up:
+		return b.receive.Err
+	case !b.reply.Up:
+		return b.reply.Err
+	case b.transmit.Blocked != "":
+		return fmt.Errorf("the broker takes no messages: %s", b.transmit.Blocked)
 	}
 	return nil
 }
@@ -231,7 +157,7 @@ func (b *AMQP) err() error {
 func (b *AMQP) Stats() Stats {
 	s := b.stats()
 	b.mu.Lock()
-	s.Connected, s.Blocked = b.transmit.up && b.receive.up && b.reply.up, b.transmit.blocked != ""
+	s.Connected, s.Blocked = b.transmit.Up && b.receive.Up && b.reply.Up, b.transmit.Blocked != ""
 	b.mu.Unlock()
 	s.Outbox = b.out.len() + b.answers.len()
 	return s

@@ -15,6 +15,9 @@ const (
 	maxWaiting   = 10_000      // messages in one queue of ours at the broker; the oldest give way
 	groupExpires = time.Minute // a group's queue that no server uses is deleted after it
 	replyWait    = 2 * time.Second
+
+	minBackoff = 250 * time.Millisecond
+	steady     = 2 * time.Second // a subscription that lasted so long starts the backoff anew
 )
 
 // subscriber is a subscription that outlives connections.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"sync"
+
+	"github.com/teeth-metal/teeth/controlplane/bus/link"
 )
 
 // outgoing is a message on its way to the broker.
@@ -82,7 +84,7 @@ func (o *outbox) putBack(list []*outgoing) int {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if err := errLost; o.closed || o.once {
+	if err := link.ErrLost; o.closed || o.once {
 		if o.closed {
 			err = ErrClosed
 		}

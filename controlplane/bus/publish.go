@@ -7,6 +7,8 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/teeth-metal/teeth/controlplane/bus/link"
 )
 
 const (
@@ -70,7 +72,7 @@ func (b *AMQP) sendAnswers(ctx context.Context, conn *amqp.Connection) error {
 
 // send publishes what is in the outbox on conn until that fails. What was not
 // confirmed goes back, in its order, to be sent again.
-func (b *AMQP) send(ctx context.Context, conn *amqp.Connection, st *state, out *outbox) error {
+func (b *AMQP) send(ctx context.Context, conn *amqp.Connection, st *link.State, out *outbox) error {
 	ch, err := conn.Channel()
 	if err != nil {
 		return fmt.Errorf("open a channel: %w", err)
@@ -82,7 +84,7 @@ func (b *AMQP) send(ctx context.Context, conn *amqp.Connection, st *state, out *
 	defer cancel(nil)
 	closed := ch.NotifyClose(make(chan *amqp.Error, 1))
 	go func() {
-		err := error(errLost)
+		err := error(link.ErrLost)
 		if e := <-closed; e != nil {
 			err = e
 		}
@@ -131,10 +133,10 @@ func (b *AMQP) send(ctx context.Context, conn *amqp.Connection, st *state, out *
 
 // unblocked returns nil if the broker takes messages, else what to wait for
 // before asking again.
-func (b *AMQP) unblocked(st *state) <-chan struct{} {
+func (b *AMQP) unblocked(st *link.State) <-chan struct{} {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if st.blocked == "" {
+	if st.Blocked == "" {
 		return nil
 	}
 	return b.changed
@@ -142,7 +144,7 @@ func (b *AMQP) unblocked(st *state) <-chan struct{} {
 
 // await waits for the confirm of one flight after the other. It returns those
 // without one, in order, when the channel has failed.
-func (b *AMQP) await(ctx context.Context, fail context.CancelCauseFunc, st *state, out *outbox, flights <-chan flight) (unconfirmed []*outgoing) {
+func (b *AMQP) await(ctx context.Context, fail context.CancelCauseFunc, st *link.State, out *outbox, flights <-chan flight) (unconfirmed []*outgoing) {
 	for f := range flights {
 		if ctx.Err() == nil {
 			if err := b.confirmed(ctx, st, f.confirm); err != nil {
@@ -160,7 +162,7 @@ func (b *AMQP) await(ctx context.Context, fail context.CancelCauseFunc, st *stat
 	return unconfirmed
 }
 
-func (b *AMQP) confirmed(ctx context.Context, st *state, c *amqp.DeferredConfirmation) error {
+func (b *AMQP) confirmed(ctx context.Context, st *link.State, c *amqp.DeferredConfirmation) error {
 	for {
 		wait, stop := context.WithTimeout(ctx, b.c.ConfirmWait)
 		ack, err := c.WaitContext(wait)
@@ -237,7 +239,7 @@ func (b *AMQP) request(ctx context.Context, m Message) (Message, error) {
 	select {
 	case d, ok := <-answers:
 		if !ok {
-			return fail(errLost)
+			return fail(link.ErrLost)
 		}
 		if len(d.Body) > MaxBody {
 			b.discarded.Add(1)
