@@ -12,14 +12,11 @@ import (
 	"time"
 
 	"github.com/teeth-metal/teeth/controlplane/client"
-	"github.com/teeth-metal/teeth/internal/need"
 	"github.com/teeth-metal/teeth/lab"
 	"github.com/teeth-metal/teeth/lab/estate"
 	"github.com/teeth-metal/teeth/lab/netns"
+	"github.com/teeth-metal/teeth/lab/netns/netnstest"
 )
-
-// The network that chassis boot in: addresses of RFC 5737, which are nobody's.
-var labNetwork = netip.MustParsePrefix("192.0.2.1/24")
 
 // ownServers has the control plane be all that a boot network needs.
 var ownServers = []string{"--dhcp", netns.Bridge, "--dhcp-range", "192.0.2.100-192.0.2.199", "--tftp", "192.0.2.1:69"}
@@ -27,17 +24,7 @@ var ownServers = []string{"--dhcp", netns.Bridge, "--dhcp-range", "192.0.2.100-1
 // network makes a network that ends with the test.
 func network(t *testing.T) *netns.Net {
 	t.Helper()
-	need.Right(t, netns.Available())
-	n, err := netns.Temporary(t.Context(), labNetwork)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := n.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return n
+	return netnstest.New(t, "192.0.2.1/24").Net // of RFC 5737: nobody's
 }
 
 // booted waits until the chassis's agent is connected, and checks the log of its

@@ -1,16 +1,12 @@
 package dhcp
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
-	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,44 +19,27 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/internal/need"
 	"github.com/teeth-metal/teeth/lab/netns"
+	"github.com/teeth-metal/teeth/lab/netns/netnstest"
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
 
 // These tests run the server in a network namespace, against clients, a relay agent
 // and a foreign server that nobody here wrote.
 
-// process is what the server's process is told in its environment: it is this
-// test's program, in the namespace.
+// process is what the server's process is told.
 type process struct {
 	DB                string
 	Interfaces, Proxy []string
 	Probe             bool
 }
 
-const processVariable = "TEETH_TEST_DHCP_SERVER"
+func TestMain(m *testing.M) { netnstest.Main(m, serveProcess) }
 
-func TestMain(m *testing.M) {
-	if text := os.Getenv(processVariable); text != "" {
-		if err := serveProcess(text); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
-
-// serveProcess serves until its input ends, as it does when the test ends.
-func serveProcess(text string) error {
+func serveProcess(ctx context.Context, text string) error {
 	var p process
 	if err := json.Unmarshal([]byte(text), &p); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		io.Copy(io.Discard, os.Stdin)
-		cancel()
-	}()
 	db, err := store.Open(ctx, p.DB)
 	if err != nil {
 		return err
@@ -80,24 +59,14 @@ func serveProcess(text string) error {
 }
 
 type network struct {
-	*netns.Net
+	*netnstest.Network
 	t *testing.T
 }
 
 func newNetwork(t *testing.T) *network {
 	t.Helper()
 	need.Time(t, "starts DHCP clients in networks of their own")
-	need.Right(t, netns.Available())
-	n, err := netns.Temporary(t.Context(), netip.MustParsePrefix("192.0.2.1/24"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := n.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return &network{n, t}
+	return &network{netnstest.New(t, "192.0.2.1/24"), t}
 }
 
 // server starts the server and returns its store, opened a second time to look into.
@@ -118,89 +87,8 @@ func (n *network) server(p process, subnets ...store.Subnet) *store.Store {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	self, err := os.Executable()
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	cmd := n.Command(context.Background(), self)
-	cmd.Env = append(os.Environ(), processVariable+"="+string(text))
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	log, err := cmd.StderrPipe()
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		n.t.Fatal(err)
-	}
-	up, ended := make(chan struct{}), make(chan struct{})
-	var lines []string
-	go func() {
-		defer close(ended)
-		for scanner := bufio.NewScanner(log); scanner.Scan(); {
-			if lines = append(lines, scanner.Text()); strings.Contains(scanner.Text(), "is up") {
-				close(up)
-			}
-		}
-	}()
-	n.t.Cleanup(func() {
-		in.Close()
-		<-ended
-		if err := cmd.Wait(); err != nil {
-			n.t.Error("server:", err)
-		}
-		if n.t.Failed() {
-			n.t.Log("server:\n" + strings.Join(lines, "\n"))
-		}
-	})
-	select {
-	case <-up:
-	case <-ended:
-		n.t.Fatal("the server does not come up")
-	case <-time.After(20 * time.Second):
-		n.t.Fatal("the server takes too long")
-	}
+	n.Serve(string(text), "is up")
 	return db
-}
-
-// client makes a namespace with one interface, eth0, on the bridge of in.
-func (n *network) client(in *netns.Net, name string) *netns.Net {
-	n.t.Helper()
-	// Not with the name's beginning: what begins so and is locked by nobody is swept away.
-	c := &netns.Net{Name: strings.TrimPrefix(in.Name, "teeth-tmp-") + "-" + name}
-	n.run(nil, "ip", "netns", "add", c.Name)
-	n.t.Cleanup(func() {
-		if err := netns.Remove(c.Name); err != nil {
-			n.t.Error(err)
-		}
-	})
-	n.run(nil, "ip", "-n", in.Name, "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", c.Name)
-	n.run(nil, "ip", "-n", in.Name, "link", "set", name, "master", netns.Bridge, "up")
-	n.run(nil, "ip", "-n", c.Name, "link", "set", "eth0", "up")
-	return c
-}
-
-// run runs a program, in a namespace unless that is nil, and returns what it says.
-func (n *network) run(in *netns.Net, program string, args ...string) string {
-	n.t.Helper()
-	out, err := n.try(in, program, args...)
-	if err != nil {
-		n.t.Fatalf("%s %s: %v\n%s", program, strings.Join(args, " "), err, out)
-	}
-	return out
-}
-
-func (n *network) try(in *netns.Net, program string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(n.t.Context(), time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, program, args...)
-	if in != nil {
-		cmd = in.Command(ctx, program, args...)
-	}
-	out, err := cmd.CombinedOutput()
-	return string(out), err
 }
 
 // script makes a hook for DHCP clients that writes its environment to a file, and
@@ -248,9 +136,9 @@ func TestUdhcpc(t *testing.T) {
 	need.Program(t, "udhcpc", "udhcpc")
 	n := newNetwork(t)
 	db := n.server(process{Interfaces: []string{netns.Bridge}}, testNetwork(t))
-	c := n.client(n.Net, "c0")
+	c := n.Client(n.Net, "c0")
 	script, out := n.script()
-	n.run(c, "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-s", script, "-x", "hostname:Web-1")
+	n.Run(c, "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-s", script, "-x", "hostname:Web-1")
 	n.expect(n.environment(out), "event=bound", "router=192.0.2.254", "dns=192.0.2.53", "domain=example.com", "subnet=255.255.255.0", "lease=3600", "serverid=192.0.2.1")
 	all, err := db.PeekLeases(t.Context())
 	if err != nil || len(all) != 1 || all[0].Hostname != "web-1" {
@@ -262,7 +150,7 @@ func TestUdhcpc(t *testing.T) {
 		"broadcast": {"-B", "-V", "PXEClient:Arch:00007:UNDI:003016", "-x", "0x5d:0007", "-O", "bootfile", "-O", "tftp"},
 	} {
 		os.Remove(out)
-		n.run(c, "udhcpc", append([]string{"-i", "eth0", "-f", "-q", "-n", "-s", script}, args...)...)
+		n.Run(c, "udhcpc", append([]string{"-i", "eth0", "-f", "-q", "-n", "-s", script}, args...)...)
 		n.expect(n.environment(out), "bootfile=ipxe.efi", "siaddr=192.0.2.1", "ip="+all[0].IP.String())
 		t.Log(name, "done")
 	}
@@ -273,21 +161,21 @@ func TestDhclient(t *testing.T) {
 	need.Program(t, "dhclient", "isc-dhcp-client")
 	n := newNetwork(t)
 	db := n.server(process{Interfaces: []string{netns.Bridge}, Probe: true}, testNetwork(t))
-	c := n.client(n.Net, "c0")
+	c := n.Client(n.Net, "c0")
 	script, out := n.script()
 	dir := t.TempDir()
 	args := []string{"-4", "-1", "-v", "-sf", script, "-lf", filepath.Join(dir, "leases"), "-pf", filepath.Join(dir, "pid"), "-cf", "/dev/null", "eth0"}
-	n.run(c, "dhclient", args...)
+	n.Run(c, "dhclient", args...)
 	n.expect(n.environment(out), "reason=BOUND", "new_routers=192.0.2.254", "new_dhcp_server_identifier=192.0.2.1", "new_dhcp_lease_time=3600")
 	first, err := db.PeekLeases(t.Context())
 	if err != nil || len(first) != 1 {
 		t.Fatalf("leases: %+v, %v", first, err)
 	}
-	n.run(c, "dhclient", append([]string{"-x"}, args...)...) // ends, and gives nothing back
+	n.Run(c, "dhclient", append([]string{"-x"}, args...)...) // ends, and gives nothing back
 	os.Remove(out)
-	n.run(c, "dhclient", args...) // INIT-REBOOT
+	n.Run(c, "dhclient", args...) // INIT-REBOOT
 	n.expect(n.environment(out), "reason=REBOOT", "new_ip_address="+first[0].IP.String())
-	n.run(c, "dhclient", append([]string{"-r"}, args...)...)
+	n.Run(c, "dhclient", append([]string{"-r"}, args...)...)
 	for i := 0; ; i++ {
 		all, err := db.PeekLeases(t.Context())
 		if err != nil {
@@ -315,9 +203,9 @@ func TestRelayedByDnsmasq(t *testing.T) {
 	db := n.server(process{Interfaces: []string{netns.Bridge}}, testNetwork(t), far)
 	n.background(r, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--log-facility=-", "--pid-file=",
 		"--dhcp-relay=198.51.100.1,192.0.2.1", "--user=root")
-	c := n.client(r, "c0")
+	c := n.Client(r, "c0")
 	script, out := n.script()
-	n.run(c, "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "10", "-T", "1", "-s", script)
+	n.Run(c, "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "10", "-T", "1", "-s", script)
 	n.expect(n.environment(out), "event=bound", "router=198.51.100.1", "serverid=192.0.2.1")
 	all, err := db.PeekLeases(t.Context())
 	if err != nil || len(all) != 1 || !far.CIDR.Contains(all[0].IP) {
@@ -349,13 +237,13 @@ func TestProxyBesideDnsmasq(t *testing.T) {
 	need.Program(t, "dnsmasq", "dnsmasq-base")
 	n := newNetwork(t)
 	db := n.server(process{Proxy: []string{netns.Bridge}})
-	d := n.client(n.Net, "d0")
-	n.run(nil, "ip", "-n", d.Name, "addr", "add", "192.0.2.2/24", "dev", "eth0")
+	d := n.Client(n.Net, "d0")
+	n.Run(nil, "ip", "-n", d.Name, "addr", "add", "192.0.2.2/24", "dev", "eth0")
 	n.background(d, "dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--log-facility=-", "--pid-file=", "--user=root",
 		"--interface=eth0", "--dhcp-range=192.0.2.10,192.0.2.20", "--dhcp-leasefile="+filepath.Join(t.TempDir(), "leases"))
-	c := n.client(n.Net, "c0")
+	c := n.Client(n.Net, "c0")
 	script, out := n.script()
-	n.run(c, "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "10", "-T", "1", "-s", script)
+	n.Run(c, "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "10", "-T", "1", "-s", script)
 	n.expect(n.environment(out), "serverid=192.0.2.2")
 
 	class := option(dhcpv4.OptionClassIdentifier, "PXEClient:Arch:00000:UNDI:002001")
@@ -439,11 +327,11 @@ func TestProbeFindsAHost(t *testing.T) {
 	sub := testNetwork(t)
 	sub.Pools = pools(t, "192.0.2.100-192.0.2.101")
 	db := n.server(process{Interfaces: []string{netns.Bridge}, Probe: true}, sub)
-	h := n.client(n.Net, "h0")
-	n.run(nil, "ip", "-n", h.Name, "addr", "add", "192.0.2.100/24", "dev", "eth0")
-	c := n.client(n.Net, "c0")
+	h := n.Client(n.Net, "h0")
+	n.Run(nil, "ip", "-n", h.Name, "addr", "add", "192.0.2.100/24", "dev", "eth0")
+	c := n.Client(n.Net, "c0")
 	script, out := n.script()
-	n.run(c, "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "10", "-T", "1", "-r", "192.0.2.100", "-s", script)
+	n.Run(c, "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "10", "-T", "1", "-r", "192.0.2.100", "-s", script)
 	n.expect(n.environment(out), "ip=192.0.2.101")
 	all, err := db.ListLeases(t.Context(), "", "", netip.Addr{}, 10)
 	if err != nil || len(all) != 2 || all[0].State != "declined" {
@@ -455,7 +343,7 @@ func TestProbeFindsAHost(t *testing.T) {
 func TestVendorOptionArrives(t *testing.T) {
 	n := newNetwork(t)
 	n.server(process{Interfaces: []string{netns.Bridge}}, testNetwork(t))
-	c := n.client(n.Net, "c0")
+	c := n.Client(n.Net, "c0")
 	class := option(dhcpv4.OptionClassIdentifier, teeth.VendorClass)
 	mac := n.hardware(c)
 	n.exchange(c, 68, netip.MustParseAddrPort("255.255.255.255:67"),

@@ -2,12 +2,9 @@ package dhcp6
 
 import (
 	"context"
-	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,28 +15,13 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/internal/need"
 	"github.com/teeth-metal/teeth/lab/netns"
+	"github.com/teeth-metal/teeth/lab/netns/netnstest"
 )
 
-const serverVariable = "TEETH_TEST_DHCP6_SERVER" // file of the store
-
 // The server runs in the namespace as a process of its own, which is this program.
-func TestMain(m *testing.M) {
-	if db := os.Getenv(serverVariable); db != "" {
-		if err := serveProcess(db); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { netnstest.Main(m, serveProcess) }
 
-func serveProcess(path string) error {
-	ctx, cancel := context.WithCancel(context.Background())
-	go func() {
-		io.Copy(io.Discard, os.Stdin) // ends with the test
-		cancel()
-	}()
+func serveProcess(ctx context.Context, path string) error {
 	db, err := store.Open(ctx, path)
 	if err != nil {
 		return err
@@ -57,32 +39,9 @@ func serveProcess(path string) error {
 // ISC's client gets an address, and one that has an address what to boot.
 func TestDhclient(t *testing.T) {
 	need.Time(t, "starts a DHCP client in a network of its own")
-	need.Right(t, netns.Available())
 	need.Program(t, "dhclient", "isc-dhcp-client")
-	n, err := netns.Temporary(t.Context(), netip.MustParsePrefix("192.0.2.1/24"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := n.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	run := func(in *netns.Net, program string, args ...string) string {
-		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
-		cmd := exec.CommandContext(ctx, program, args...)
-		if in != nil {
-			cmd = in.Command(ctx, program, args...)
-		}
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("%s %s: %v\n%s", program, strings.Join(args, " "), err, out)
-		}
-		return string(out)
-	}
-	run(nil, "ip", "-n", n.Name, "addr", "add", "2001:db8::1/64", "dev", netns.Bridge, "nodad")
+	n := netnstest.New(t, "192.0.2.1/24")
+	n.Run(nil, "ip", "-n", n.Name, "addr", "add", "2001:db8::1/64", "dev", netns.Bridge, "nodad")
 	path := filepath.Join(t.TempDir(), "teeth.db")
 	db, err := store.Open(t.Context(), path)
 	if err != nil {
@@ -94,40 +53,10 @@ func TestDhclient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := n.Command(context.Background(), self)
-	server.Env = append(os.Environ(), serverVariable+"="+path)
-	in, err := server.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var log strings.Builder
-	server.Stderr = &log
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		in.Close()
-		if err := server.Wait(); err != nil || t.Failed() {
-			t.Errorf("server: %v\n%s", err, log.String())
-		}
-	}()
-	// Not with the name's beginning: what begins so and is locked by nobody is swept away.
-	client := &netns.Net{Name: strings.TrimPrefix(n.Name, "teeth-tmp-") + "-c0"}
-	run(nil, "ip", "netns", "add", client.Name)
-	defer func() {
-		if err := netns.Remove(client.Name); err != nil {
-			t.Error(err)
-		}
-	}()
-	run(nil, "ip", "-n", n.Name, "link", "add", "c0", "type", "veth", "peer", "name", "eth0", "netns", client.Name)
-	run(nil, "ip", "-n", n.Name, "link", "set", "c0", "master", netns.Bridge, "up")
-	run(client, "sysctl", "-q", "-w", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.eth0.accept_dad=0")
-	run(nil, "ip", "-n", client.Name, "link", "set", "eth0", "up")
-	for i := 0; !strings.Contains(run(nil, "ip", "-n", client.Name, "-6", "addr", "show", "dev", "eth0", "scope", "link", "-tentative"), "fe80"); i++ {
+	n.Serve(path, "is up")
+	client := n.Client(n.Net, "c0")
+	n.Run(client, "sysctl", "-q", "-w", "net.ipv6.conf.all.accept_dad=0", "net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.eth0.accept_dad=0")
+	for i := 0; !strings.Contains(n.Run(nil, "ip", "-n", client.Name, "-6", "addr", "show", "dev", "eth0", "scope", "link", "-tentative"), "fe80"); i++ {
 		if i == 100 {
 			t.Fatal("the client has no link-local address")
 		}
@@ -148,7 +77,7 @@ also request dhcp6.bootfile-url, dhcp6.name-servers;
 		}
 	}
 	args := []string{"-6", "-1", "-v", "-D", "LL", "-sf", script, "-cf", conf, "-lf", filepath.Join(dir, "leases"), "-pf", filepath.Join(dir, "pid")}
-	out := run(client, "dhclient", append(args, "eth0")...)
+	out := n.Run(client, "dhclient", append(args, "eth0")...)
 	all, err := db.PeekLeases(t.Context())
 	if err != nil || len(all) != 1 || !sub.Gives(all[0].IP) || all[0].MAC == "" {
 		t.Fatalf("leases: %+v, %v\n%s", all, err, out)
@@ -166,7 +95,7 @@ also request dhcp6.bootfile-url, dhcp6.name-servers;
 		}
 	}
 	told("reason=BOUND6", "new_ip6_address="+all[0].IP.String(), "new_dhcp6_name_servers=2001:db8::53", "new_dhcp6_bootfile_url=http://[2001:db8::1]:8082/boot/ipxe.efi")
-	run(client, "dhclient", append(args, "-r", "eth0")...)
+	n.Run(client, "dhclient", append(args, "-r", "eth0")...)
 	for i := 0; ; i++ {
 		if all, err = db.PeekLeases(t.Context()); err != nil {
 			t.Fatal(err)
@@ -180,6 +109,6 @@ also request dhcp6.bootfile-url, dhcp6.name-servers;
 		time.Sleep(100 * time.Millisecond)
 	}
 	os.Remove(env)
-	run(client, "dhclient", append(args, "-S", "eth0")...) // Information-request
+	n.Run(client, "dhclient", append(args, "-S", "eth0")...) // Information-request
 	told("new_dhcp6_bootfile_url=http://[2001:db8::1]:8082/boot/ipxe.efi")
 }
