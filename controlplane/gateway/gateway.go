@@ -6,6 +6,7 @@ package gateway
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -46,7 +47,14 @@ type Config struct {
 	// NodeCapability makes what opens RackHD's tasks API to a chassis during a boot
 	// of its agent; nil: there is no such API.
 	NodeCapability func(chassis, bootID string) string
-	Log            *slog.Logger
+	// Backbone is the broker that agents of approved chassis are told to keep their
+	// apps by; nil: they do it over the session.
+	Backbone *teeth.BackboneBroker
+	// AppStatus is given what an approved chassis' agent says of its apps. A
+	// *teeth.MethodError refuses it, any other error ends the session; nil: there is
+	// nobody who wants to know.
+	AppStatus func(ctx context.Context, chassis string, status json.RawMessage) error
+	Log       *slog.Logger
 
 	MaxSessions   int // 20000 unless set
 	MaxPerAddress int // from one IPv4 address or IPv6 /64; 1024 unless set, for chassis behind one NAT

@@ -30,13 +30,16 @@ func (s *Session) handle(ctx context.Context, m teeth.Message) (any, error) {
 	switch m.Method {
 	case teeth.MethodPing:
 		return m.Params, nil
-	case teeth.MethodLog, teeth.MethodTaskStatus:
+	case teeth.MethodLog, teeth.MethodTaskStatus, teeth.MethodAppStatus:
 		// Each is a write to the store, which all chassis share.
 		if err := s.reports.Wait(ctx); err != nil {
 			return nil, err
 		}
-		if m.Method == teeth.MethodLog {
+		switch m.Method {
+		case teeth.MethodLog:
 			return struct{}{}, s.logged(ctx, m)
+		case teeth.MethodAppStatus:
+			return struct{}{}, s.appStatus(ctx, m)
 		}
 		return struct{}{}, s.taskStatus(ctx, m)
 	case teeth.MethodCertificate:
@@ -71,6 +74,22 @@ func (s *Session) taskStatus(ctx context.Context, m teeth.Message) error {
 		s.g.c.Handler.Wake(s.chassis)
 	}
 	return nil
+}
+
+// appStatus hands on what the agent says of its apps. What is not taken now is said
+// again a minute later.
+func (s *Session) appStatus(ctx context.Context, m teeth.Message) error {
+	if s.g.c.AppStatus == nil {
+		return &teeth.MethodError{Msg: "nobody here keeps apps"}
+	}
+	if !s.approved.Load() {
+		return &teeth.MethodError{Msg: fmt.Sprintf("chassis %s is not approved", s.chassis)}
+	}
+	var p teeth.AppParams
+	if err := teeth.DecodeParams(m.Method, m.Params, &p, "data"); err != nil {
+		return err
+	}
+	return s.g.c.AppStatus(ctx, s.chassis, p.Data)
 }
 
 func (s *Session) logged(ctx context.Context, m teeth.Message) error {

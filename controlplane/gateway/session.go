@@ -36,6 +36,7 @@ type Session struct {
 	id      string
 	chassis string
 	legacy  bool
+	apps    bool // it keeps apps
 	secure  bool // over TLS
 	bootID  string
 	log     *slog.Logger
@@ -61,6 +62,9 @@ func (s *Session) ID() string { return s.id }
 
 // Legacy reports whether the agent is the original one, which knows little.
 func (s *Session) Legacy() bool { return s.legacy }
+
+// Apps reports whether the agent keeps apps, and knows app_config and app_ping.
+func (s *Session) Apps() bool { return s.apps }
 
 // BootID returns what tells this boot of the chassis from others; it may be "".
 func (s *Session) BootID() string { return s.bootID }
@@ -213,6 +217,7 @@ func (s *Session) handshake(ctx context.Context, r *teeth.Reader, state tls.Conn
 		return refuse(err)
 	}
 	s.legacy, s.bootID = h.Version == teeth.LegacyVersion, h.BootID
+	s.apps = h.Apps && !s.legacy
 	if err := s.g.connect(ctx, s, in); err != nil {
 		return refuse(err)
 	}
@@ -220,6 +225,9 @@ func (s *Session) handshake(ctx context.Context, r *teeth.Reader, state tls.Conn
 		Chassis: s.chassis, Version: s.g.c.Version, Certificates: s.secure && s.g.c.Authority != nil && !s.legacy}
 	if s.g.c.NodeCapability != nil && !s.legacy {
 		result.NodeCapability = s.g.c.NodeCapability(s.chassis, s.bootID)
+	}
+	if s.apps && s.secure && s.approved.Load() { // its URL holds a password
+		result.Backbone = s.g.c.Backbone
 	}
 	ok, err := teeth.NewResult(m.ID, result)
 	if err == nil {

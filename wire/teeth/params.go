@@ -85,7 +85,8 @@ type BackboneBroker struct {
 // AppParams carries the data of Backbone's set_config (app_config) or status
 // (app_status), as package wire/backbone has them.
 type AppParams struct {
-	Data json.RawMessage `json:"data"`
+	Data     json.RawMessage `json:"data"`
+	Revision int64           `json:"revision,omitempty"` // of app_config: beside set_config's opcode on a broker
 }
 
 // CertificateParams of certificate: a request (PKCS #10, DER) for a client
