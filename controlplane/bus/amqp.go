@@ -10,7 +10,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
-	"github.com/teeth-metal/teeth/controlplane/bus/link"
+	link "github.com/teeth-metal/teeth/internal/amqplink"
 )
 
 // Config of a bus over AMQP 0-9-1. Zero limits and times are replaced by the defaults.

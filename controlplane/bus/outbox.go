@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"sync"
 
-	"github.com/teeth-metal/teeth/controlplane/bus/link"
+	link "github.com/teeth-metal/teeth/internal/amqplink"
 )
 
 // outgoing is a message on its way to the broker.

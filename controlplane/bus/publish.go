@@ -8,7 +8,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
-	"github.com/teeth-metal/teeth/controlplane/bus/link"
+	link "github.com/teeth-metal/teeth/internal/amqplink"
 )
 
 const (

@@ -9,7 +9,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
-	"github.com/teeth-metal/teeth/controlplane/bus/link"
+	link "github.com/teeth-metal/teeth/internal/amqplink"
 )
 
 // supervise keeps one connection, until b is closed. There are longest (0: as

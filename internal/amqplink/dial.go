@@ -1,4 +1,4 @@
-package link
+package amqplink
 
 import (
 	"context"
@@ -85,7 +85,10 @@ func (l *Link) tlsFor(uri amqp.URI) (*tls.Config, error) {
 		t = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
 	t = t.Clone()
-	if t.ServerName = uri.ServerName; t.ServerName == "" {
+	switch {
+	case uri.ServerName != "":
+		t.ServerName = uri.ServerName
+	case t.ServerName == "":
 		t.ServerName = uri.Host
 	}
 	return t, nil

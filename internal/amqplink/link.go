@@ -1,6 +1,6 @@
-// Package link keeps a connection to an AMQP 0-9-1 broker: it dials, hands the
+// Package amqplink keeps a connection to an AMQP 0-9-1 broker: it dials, hands the
 // connection to those who use it, and when it is lost dials again, for ever.
-package link
+package amqplink
 
 import (
 	"context"
@@ -26,7 +26,11 @@ type Config struct {
 	// and key to present. With "?auth_mechanism=external" in the URL the
 	// certificate is also the login.
 	CAFile, CertFile, KeyFile string
-	Log                       *slog.Logger
+	// TLS, unless it is nil, is what amqps goes by instead of any files. A ServerName
+	// in it is the name that the broker's certificate must have; without, the host of
+	// the URL.
+	TLS *tls.Config
+	Log *slog.Logger
 
 	Heartbeat  time.Duration // 10 s
 	WriteWait  time.Duration // for the socket to take a frame, else the connection is broken off; 10 s
@@ -219,6 +223,9 @@ func Shown(raw string) string {
 
 // tls returns nil if no file is given: the URL's own parameters hold then.
 func (c Config) tls() (*tls.Config, error) {
+	if c.TLS != nil {
+		return c.TLS, nil
+	}
 	if c.CAFile == "" && c.CertFile == "" && c.KeyFile == "" {
 		return nil, nil
 	}
