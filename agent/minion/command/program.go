@@ -135,3 +135,36 @@ func (r *Runner) whyNot(c command, err error) string {
 	}
 	return err.Error()
 }
+
+// Output runs a program of the agent's own configuration, within the bounds that a
+// server's commands have: argv without a shell, an environment of its own, its process
+// group killed at the end of ctx. It returns the first limit bytes of what it writes to
+// standard output, as text. An exit code other than 0 is an error with the beginning of
+// what it wrote to standard error.
+func Output(ctx context.Context, argv []string, limit int) (string, error) {
+	name, err := find(argv[0])
+	if err != nil {
+		return "", err
+	}
+	o := newOutput(int64(limit), Peer{Room: limit})
+	complaint := newOutput(300, Peer{Room: 300})
+	cmd := exec.CommandContext(ctx, name)
+	cmd.Args, cmd.Dir, cmd.Env, cmd.WaitDelay = argv, "/", environment, lingering
+	cmd.Stdout, cmd.Stderr = &o.streams[0], &complaint.streams[1]
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	err = cmd.Run()
+	o.mu.Lock()
+	o.closed = true // nothing is added by what it has left in the background
+	said := o.streams[0].text.String()
+	o.mu.Unlock()
+	switch {
+	case err == nil, errors.Is(err, exec.ErrWaitDelay) && cmd.ProcessState.Success():
+		return said, nil
+	case ctx.Err() != nil:
+		return "", fmt.Errorf("%.80q: killed: %w", argv[0], context.Cause(ctx))
+	}
+	complaint.mu.Lock()
+	defer complaint.mu.Unlock()
+	return "", fmt.Errorf("%.80q: %w: %s", argv[0], err, strings.TrimSpace(complaint.streams[1].text.String()))
+}
