@@ -18,24 +18,18 @@ import (
 
 // program is one of RackHD's on the bus.
 type program struct {
-	t   *testing.T
-	url string
-	bus bus.Bus
+	t      *testing.T
+	broker *rabbitmqtest.Broker
+	bus    bus.Bus
 }
 
 // subscribe opens a durable queue of the ends of graphs, as a program has that must
 // not miss one. It comes before any server: the exchange is declared here, too.
 func (p *program) subscribe(queue string) {
 	p.t.Helper()
-	conn, err := amqp.Dial(p.url)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	defer conn.Close()
-	ch, err := conn.Channel()
-	if err == nil {
-		err = ch.ExchangeDeclare(wire.Events, amqp.ExchangeTopic, true, false, false, false, nil)
-	}
+	ch, closeConn := p.broker.Channel()
+	defer closeConn()
+	err := ch.ExchangeDeclare(wire.Events, amqp.ExchangeTopic, true, false, false, false, nil)
 	if err == nil {
 		_, err = ch.QueueDeclare(queue, true, false, false, false, nil)
 	}
@@ -50,15 +44,8 @@ func (p *program) subscribe(queue string) {
 // consumers is how many take messages from a queue.
 func (p *program) consumers(queue string) int {
 	p.t.Helper()
-	conn, err := amqp.Dial(p.url)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	defer conn.Close()
-	ch, err := conn.Channel()
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	ch, closeConn := p.broker.Channel()
+	defer closeConn()
 	q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
 	if err != nil {
 		return 0 // it is not there yet
@@ -70,15 +57,8 @@ func (p *program) consumers(queue string) int {
 // ended to counts.
 func (p *program) heard(queue string, counts map[string]int) {
 	p.t.Helper()
-	conn, err := amqp.Dial(p.url)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	defer conn.Close()
-	ch, err := conn.Channel()
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	ch, closeConn := p.broker.Channel()
+	defer closeConn()
 	for {
 		d, ok, err := ch.Get(queue, true)
 		if err != nil {
@@ -146,7 +126,7 @@ func (p *program) run(s *running, chassis client.Chassis) client.Graph {
 func TestServerAndBrokerKilled(t *testing.T) {
 	need.Time(t, "starts PostgreSQL, RabbitMQ and two servers")
 	broker := rabbitmqtest.Start(t)
-	p := &program{t: t, url: broker.URL()}
+	p := &program{t: t, broker: broker}
 	const queue = "billing"
 	p.subscribe(queue)
 	e := openEstate(t, 6, 150*time.Millisecond, broker.URL())

@@ -346,11 +346,8 @@ func TestBrokerLost(t *testing.T) {
 		works()
 	})
 	t.Run("queue deleted", func(t *testing.T) {
-		conn, err := amqp.Dial(broker.URL())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
+		ch, closeConn := broker.Channel()
+		defer closeConn()
 		gone := make(chan struct{}, 1)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
@@ -361,10 +358,6 @@ func TestBrokerLost(t *testing.T) {
 			t.Fatal(err)
 		}
 		ready(t, b)
-		ch, err := conn.Channel()
-		if err != nil {
-			t.Fatal(err)
-		}
 		if _, err := ch.QueueDelete("teeth.g", false, false, false); err != nil {
 			t.Fatal(err)
 		}
@@ -394,15 +387,8 @@ func TestHostileMessages(t *testing.T) {
 		t.Fatal(err)
 	}
 	ready(t, b)
-	conn, err := amqp.Dial(broker.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	ch, err := conn.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
+	ch, closeConn := broker.Channel()
+	defer closeConn()
 	send := func(to, key string, p amqp.Publishing) {
 		t.Helper()
 		if err := ch.PublishWithContext(t.Context(), to, key, false, false, p); err != nil {

@@ -31,15 +31,8 @@ func TestPoison(t *testing.T) {
 		t.Fatal(err)
 	}
 	ready(t, b)
-	conn, err := amqp.Dial(broker.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	ch, err := conn.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
+	ch, closeConn := broker.Channel()
+	defer closeConn()
 	send := func(key string, p amqp.Publishing) {
 		t.Helper()
 		if err := ch.PublishWithContext(t.Context(), exchange, key, false, false, p); err != nil {
@@ -135,15 +128,8 @@ func TestFewPermissions(t *testing.T) {
 // work, and it is told.
 func TestOtherExchange(t *testing.T) {
 	broker := rabbitmqtest.Start(t)
-	conn, err := amqp.Dial(broker.URL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	ch, err := conn.Channel()
-	if err != nil {
-		t.Fatal(err)
-	}
+	ch, closeConn := broker.Channel()
+	defer closeConn()
 	if err := ch.ExchangeDeclare("on.ssdp", "fanout", false, false, false, false, nil); err != nil {
 		t.Fatal(err)
 	}

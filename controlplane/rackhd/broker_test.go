@@ -9,8 +9,6 @@ import (
 	"testing"
 	"time"
 
-	amqp "github.com/rabbitmq/amqp091-go"
-
 	"github.com/teeth-metal/teeth/controlplane/bus"
 	"github.com/teeth-metal/teeth/controlplane/bus/rabbitmqtest"
 	"github.com/teeth-metal/teeth/controlplane/store"
@@ -39,25 +37,14 @@ func TestBrokerKilled(t *testing.T) {
 	}
 	defineGraph(t, b)
 	const queue = "billing" // of another program
-	open := func() (*amqp.Connection, *amqp.Channel) {
-		conn, err := amqp.Dial(broker.URL())
-		if err != nil {
-			t.Fatal(err)
-		}
-		ch, err := conn.Channel()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return conn, ch
-	}
-	conn, ch := open()
+	ch, closeConn := broker.Channel()
 	if _, err := ch.QueueDeclare(queue, true, false, false, false, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := ch.QueueBind(queue, "graph.finished.*", rackhd.Events, false, nil); err != nil {
 		t.Fatal(err)
 	}
-	conn.Close()
+	closeConn()
 
 	const graphs = 400
 	want := map[string]int{}
@@ -103,8 +90,8 @@ func TestBrokerKilled(t *testing.T) {
 		}
 	}
 	told := time.Since(began)
-	conn, ch = open()
-	defer conn.Close()
+	ch, closeConn = broker.Channel()
+	defer closeConn()
 	total := 0
 	for {
 		d, ok, err := ch.Get(queue, true)

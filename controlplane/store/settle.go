@@ -259,17 +259,22 @@ func (t *tx) cancelChildren(task Task, force bool) error {
 	return nil
 }
 
+// unfinished is a graph that is still to be worked on; ErrConflict: it has ended.
+func (t *tx) unfinished(id string) (Graph, error) {
+	g, err := t.graph(id)
+	if err == nil && g.Final() {
+		err = fmt.Errorf("graph %s is already finished (%s): %w", g.ID, g.State, ErrConflict)
+	}
+	return g, err
+}
+
 // CancelGraph has a graph end: what is pending is cancelled at once, what is
 // being done is marked for its doer to be told, or with force ended at once.
 // ErrConflict: it has ended.
 func (s *Store) CancelGraph(ctx context.Context, id string, force bool) error {
 	return s.update(ctx, func(t *tx) error {
-		g, err := t.graph(id)
-		if err != nil {
+		if _, err := t.unfinished(id); err != nil {
 			return err
-		}
-		if g.Final() {
-			return fmt.Errorf("graph %s is already finished (%s): %w", g.ID, g.State, ErrConflict)
 		}
 		return t.cancelGraph(id, force)
 	})
@@ -321,12 +326,9 @@ func (t *tx) abandon(chassis string) error {
 // or no longer does. What is being done goes on. ErrConflict: it has ended.
 func (s *Store) PauseGraph(ctx context.Context, id string, paused bool) error {
 	return s.update(ctx, func(t *tx) error {
-		g, err := t.graph(id)
+		g, err := t.unfinished(id)
 		if err != nil {
 			return err
-		}
-		if g.Final() {
-			return fmt.Errorf("graph %s is already finished (%s): %w", g.ID, g.State, ErrConflict)
 		}
 		if g.Parent != "" {
 			return fmt.Errorf("graph %s is part of graph %s: pause or resume that: %w", g.ID, g.Root, ErrConflict)

@@ -169,6 +169,21 @@ func (b *Broker) Run() {
 // URL returns where the broker is.
 func (b *Broker) URL() string { return "amqp://guest:guest@127.0.0.1:" + b.port + "/" }
 
+// Channel opens a channel on a connection of its own, as another program would,
+// which the caller closes.
+func (b *Broker) Channel() (ch *amqp.Channel, closeConn func() error) {
+	b.t.Helper()
+	conn, err := amqp.Dial(b.URL())
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if ch, err = conn.Channel(); err != nil {
+		conn.Close()
+		b.t.Fatal(err)
+	}
+	return ch, conn.Close
+}
+
 // TLSURL returns where it is with TLS.
 func (b *Broker) TLSURL() string { return "amqps://guest:guest@localhost:" + b.tlsPort + "/" }
 
