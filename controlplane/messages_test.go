@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/teeth-metal/teeth/controlplane/bus"
-	"github.com/teeth-metal/teeth/controlplane/bus/rabbitmqtest"
+	"github.com/teeth-metal/teeth/internal/rabbitmqtest"
 	"github.com/teeth-metal/teeth/controlplane/poller"
 	"github.com/teeth-metal/teeth/controlplane/power"
 	"github.com/teeth-metal/teeth/controlplane/power/bmctest"

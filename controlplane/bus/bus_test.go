@@ -17,7 +17,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/teeth-metal/teeth/controlplane/bus"
-	"github.com/teeth-metal/teeth/controlplane/bus/rabbitmqtest"
+	"github.com/teeth-metal/teeth/internal/rabbitmqtest"
 )
 
 const exchange = "on.test"

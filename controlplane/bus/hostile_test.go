@@ -12,7 +12,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/teeth-metal/teeth/controlplane/bus"
-	"github.com/teeth-metal/teeth/controlplane/bus/rabbitmqtest"
+	"github.com/teeth-metal/teeth/internal/rabbitmqtest"
 )
 
 // TestPoison has peers send what breaks a client's connection: headers nested

@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/teeth-metal/teeth/controlplane/bus"
-	"github.com/teeth-metal/teeth/controlplane/bus/rabbitmqtest"
+	"github.com/teeth-metal/teeth/internal/rabbitmqtest"
 )
 
 // authority issues certificates into a folder.

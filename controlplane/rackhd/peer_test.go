@@ -17,7 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/teeth-metal/teeth/controlplane/bus"
-	"github.com/teeth-metal/teeth/controlplane/bus/rabbitmqtest"
+	"github.com/teeth-metal/teeth/internal/rabbitmqtest"
 	"github.com/teeth-metal/teeth/controlplane/settings"
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/controlplane/workflow"
