@@ -10,9 +10,9 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/teeth-metal/teeth/controlplane/bus"
-	"github.com/teeth-metal/teeth/internal/rabbitmqtest"
 	"github.com/teeth-metal/teeth/controlplane/client"
 	"github.com/teeth-metal/teeth/internal/need"
+	"github.com/teeth-metal/teeth/internal/rabbitmqtest"
 	wire "github.com/teeth-metal/teeth/wire/rackhd"
 )
 

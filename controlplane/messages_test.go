@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/teeth-metal/teeth/controlplane/bus"
-	"github.com/teeth-metal/teeth/internal/rabbitmqtest"
 	"github.com/teeth-metal/teeth/controlplane/poller"
 	"github.com/teeth-metal/teeth/controlplane/power"
 	"github.com/teeth-metal/teeth/controlplane/power/bmctest"
@@ -21,6 +20,7 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/rackhd"
 	"github.com/teeth-metal/teeth/controlplane/seal"
 	"github.com/teeth-metal/teeth/controlplane/store"
+	"github.com/teeth-metal/teeth/internal/rabbitmqtest"
 	wire "github.com/teeth-metal/teeth/wire/rackhd"
 	"github.com/teeth-metal/teeth/wire/teeth"
 )

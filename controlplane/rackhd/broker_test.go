@@ -10,9 +10,9 @@ import (
 	"time"
 
 	"github.com/teeth-metal/teeth/controlplane/bus"
-	"github.com/teeth-metal/teeth/internal/rabbitmqtest"
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/controlplane/workflow"
+	"github.com/teeth-metal/teeth/internal/rabbitmqtest"
 	"github.com/teeth-metal/teeth/wire/rackhd"
 )
 

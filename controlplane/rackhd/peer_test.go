@@ -17,11 +17,11 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/teeth-metal/teeth/controlplane/bus"
-	"github.com/teeth-metal/teeth/internal/rabbitmqtest"
 	"github.com/teeth-metal/teeth/controlplane/settings"
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/controlplane/workflow"
 	"github.com/teeth-metal/teeth/internal/need"
+	"github.com/teeth-metal/teeth/internal/rabbitmqtest"
 	"github.com/teeth-metal/teeth/wire/rackhd"
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
