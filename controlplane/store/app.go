@@ -15,6 +15,7 @@ import (
 type AppHost struct {
 	ID      string // the chassis' id, else what the slave calls its host
 	Chassis string // "" if it is none
+	Name    string // of the chassis
 	Host    string // what the slave calls its host; "" before it has said anything
 
 	Desired   json.RawMessage // nil: nothing is desired of it
@@ -46,14 +47,15 @@ type AppHost struct {
 const maxStrangers = 10_000
 
 const appHostColumns = `id, COALESCE(chassis, ''), host, desired, revision, changed, changed_by, state, settled, status, transport,
-	told, received, boot_id, sequence, behind, behind_at, sent, sent_at, attempts, error`
+	told, received, boot_id, sequence, behind, behind_at, sent, sent_at, attempts, error,
+	COALESCE((SELECT c.name FROM chassis c WHERE c.id = app_hosts.chassis), '')`
 
 func scanAppHost(row scanner) (AppHost, error) {
 	var h AppHost
 	var desired, status sql.NullString
 	var changed, told, received, behind, behindAt, sentAt sql.NullInt64
 	err := row.Scan(&h.ID, &h.Chassis, &h.Host, &desired, &h.Revision, &changed, &h.ChangedBy, &h.State, &h.Settled, &status, &h.Transport,
-		&told, &received, &h.BootID, &h.Sequence, &behind, &behindAt, &h.Sent, &sentAt, &h.Attempts, &h.Error)
+		&told, &received, &h.BootID, &h.Sequence, &behind, &behindAt, &h.Sent, &sentAt, &h.Attempts, &h.Error, &h.Name)
 	if desired.Valid {
 		h.Desired = json.RawMessage(desired.String)
 	}
