@@ -32,5 +32,9 @@ const (
 	MaxAccepted = 65535 // what we take
 )
 
+// MaxUnacknowledged is how many records an agent may have sent that the server has not
+// acknowledged.
+const MaxUnacknowledged = 16384
+
 // prefix is the size of a frame's length.
 const prefix = 2
