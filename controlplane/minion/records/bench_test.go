@@ -1,0 +1,57 @@
+package records
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/teeth-metal/teeth/controlplane/minion"
+	"github.com/teeth-metal/teeth/controlplane/store/postgrestest"
+)
+
+// BenchmarkRows writes lines of 100 servers, of which each is a frame of 180 bytes, in
+// batches as the StreamServer's, with the database's own durability, and has them
+// summarised. A batch is durable when Write returns.
+func BenchmarkRows(b *testing.B) {
+	for name, open := range map[string]func(b *testing.B) *DB{
+		"SQLite":     func(b *testing.B) *DB { return open(b, filepath.Join(b.TempDir(), "records.db"), Options{}) },
+		"PostgreSQL": func(b *testing.B) *DB { return open(b, postgrestest.Start(b).Database(b), Options{}) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			d := open(b)
+			servers := make([]string, 100)
+			for i := range servers {
+				servers[i] = uuid.NewString()
+			}
+			const batch = 10_000
+			entries := make([]minion.Entry, batch)
+			b.ResetTimer()
+			n := 0
+			for range b.N {
+				for i := range entries {
+					entries[i] = line(servers[i%len(servers)], "kernel", fmt.Sprintf("[%12.6f] nvme0n1: I/O %08x QID 4 timeout, completion polled, xx", float64(n)/1000, n*2654435761))
+					n++
+				}
+				write(b, d, entries...)
+			}
+			b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "rows/s")
+			begun := time.Now()
+			if err := d.segmentAll(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+			b.StopTimer()
+			b.Logf("%d rows, then summarised in %v", n, time.Since(begun))
+			for _, s := range []Search{{Text: "0000002a"}, {Text: "timeout", Limit: 100}, {Text: "nothing such"}} {
+				begun = time.Now()
+				got := messages(b, d, s)
+				b.Logf("search %+v: %d lines in %v", s.Text, len(got), time.Since(begun))
+				if s.Limit > 0 {
+					continue
+				}
+			}
+		})
+	}
+}
