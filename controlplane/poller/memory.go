@@ -1,6 +1,7 @@
 package poller
 
 import (
+	"context"
 	"encoding/json"
 	"strings"
 
@@ -61,10 +62,11 @@ type reading struct {
 }
 
 // evaluate asks every rule about every item, and says which alerts begin and end.
-func evaluate(kind string, rules []rule, r reading, m *memory) (raise, clear []store.Alert) {
+// An error is ctx's: what a device says may be chosen to cost as much as can be.
+func evaluate(ctx context.Context, kind string, rules []rule, r reading, m *memory) (raise, clear []store.Alert, err error) {
 	seen := map[string]bool{}
 	for _, rule := range rules {
-		each(kind, rule, r, m, func(f finding) {
+		each(ctx, kind, rule, r, m, func(f finding) {
 			alert := rule.alert(f)
 			if f.event {
 				if f.over {
@@ -100,7 +102,7 @@ func evaluate(kind string, rules []rule, r reading, m *memory) (raise, clear []s
 	// What is gone, a disk's sensor say, raises nothing and clears nothing; when it
 	// comes back its rule goes on.
 	m.Begun = true
-	return raise, clear
+	return raise, clear, ctx.Err()
 }
 
 func key(rule, item string) string { return rule + "\x1f" + item }
@@ -108,7 +110,7 @@ func key(rule, item string) string { return rule + "\x1f" + item }
 // active reports whether a rule's alert of an item is raised.
 func (m *memory) active(rule, item string) bool { return m.Rules[key(rule, cut(item, maxItem))].Raised }
 
-func each(kind string, rule rule, r reading, m *memory, found func(finding)) {
+func each(ctx context.Context, kind string, rule rule, r reading, m *memory, found func(finding)) {
 	switch kind {
 	case Power:
 		if rule.Changed {
@@ -123,12 +125,18 @@ func each(kind string, rule rule, r reading, m *memory, found func(finding)) {
 		found(finding{item: "power", value: string(r.power), met: string(r.power) == rule.State, message: "power is " + string(r.power)})
 	case SEL:
 		for _, e := range r.events {
+			if ctx.Err() != nil {
+				return
+			}
 			if f, ok := rule.onEvent(e); ok {
 				found(f)
 			}
 		}
 	case SDR:
 		for _, s := range r.sensors {
+			if ctx.Err() != nil {
+				return
+			}
 			name := s.Name
 			if name == "" {
 				name = s.Number
@@ -139,6 +147,9 @@ func each(kind string, rule rule, r reading, m *memory, found func(finding)) {
 		}
 	case SNMP:
 		for _, row := range r.rows {
+			if ctx.Err() != nil {
+				return
+			}
 			if f, ok := rule.onRow(row, m.active(rule.Name, strings.TrimPrefix(row.OID, "."))); ok {
 				found(f)
 			}

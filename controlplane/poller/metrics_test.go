@@ -24,6 +24,14 @@ type bmcs struct {
 
 func (b bmcs) State(context.Context, string) (power.State, error) { return b.state() }
 
+// sel is a BMC with an event log.
+type sel struct {
+	BMCs
+	log power.EventLog
+}
+
+func (b sel) Events(context.Context, string, string, int) (power.EventLog, error) { return b.log, nil }
+
 func TestMetrics(t *testing.T) {
 	db, sealer, c := estate(t)
 	var down atomic.Bool

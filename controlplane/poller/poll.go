@@ -3,6 +3,7 @@ package poller
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -143,22 +144,28 @@ func (s *Service) try(ctx context.Context, p store.Poller) store.Poll {
 	if err == nil {
 		result, r, err = s.read(ctx, p, &m)
 	}
+	out := store.Poll{Next: period + jitter(period)}
 	if err == nil {
-		var b []byte
-		if b, err = json.Marshal(result); err == nil {
-			out := store.Poll{Result: b, Next: period + jitter(period)}
-			out.Raise, out.Clear = evaluate(p.Kind, compiled, r, &m)
-			m.Power = r.power
-			out.State = m.store()
-			out.Clear = append(out.Clear, store.Alert{Rule: Unreachable, Message: "answers again"})
-			return out
+		out.Result, err = json.Marshal(result)
+	}
+	if err == nil {
+		thinking, cancel := context.WithTimeout(ctx, ruleTime)
+		defer cancel()
+		if out.Raise, out.Clear, err = evaluate(thinking, p.Kind, compiled, r, &m); err != nil && ctx.Err() == nil {
+			err = fmt.Errorf("its rules take more than %v for what was read: use simpler regular expressions", ruleTime)
 		}
+	}
+	if err == nil {
+		m.Power = r.power
+		out.State = m.store()
+		out.Clear = append(out.Clear, store.Alert{Rule: Unreachable, Message: "answers again"})
+		return out
 	}
 	wait := period
 	for range min(p.Failures, 10) {
 		wait = min(2*wait, max(maxBackoff, period))
 	}
-	out := store.Poll{Error: cut(err.Error(), 1000), Next: wait + jitter(wait)}
+	out = store.Poll{Error: cut(err.Error(), 1000), Next: wait + jitter(wait)}
 	if p.Failures+1 >= failuresToAlert {
 		out.Raise = []store.Alert{{Rule: Unreachable, Severity: power.Warning, Message: out.Error}}
 	}

@@ -80,6 +80,8 @@ const (
 var (
 	// tick is how often it is looked what is due.
 	tick = time.Second
+	// ruleTime bounds the rules' work on what was read.
+	ruleTime = 10 * time.Second
 	// lease is for how long a server has a poller without saying that it still
 	// polls, which it does four times as often.
 	lease = store.DeadAfter

@@ -39,6 +39,8 @@ func TestRulesAreChecked(t *testing.T) {
 		"of another kind": {Power, Rule{Name: "a", State: "off", Above: at(1)}, "sdr and snmp"},
 		"sel":             {SEL, Rule{Name: "a", Message: "fail", MinSeverity: "warning"}, ""},
 		"bad pattern":     {SEL, Rule{Name: "a", Message: "(("}, "missing"},
+		"costly pattern":  {SEL, Rule{Name: "a", Message: strings.Repeat("(.*){999}", 20)}, "repeat less"},
+		"long pattern":    {SEL, Rule{Name: "a", Message: strings.Repeat("x", 501)}, "longer"},
 		"samples of sel":  {SEL, Rule{Name: "a", Message: "x", Samples: 2}, "samples"},
 		"sdr":             {SDR, Rule{Name: "a", Sensor: "^CPU", Above: at(90), Hysteresis: 5}, ""},
 		"sdr of nothing":  {SDR, Rule{Name: "a", Sensor: "^CPU"}, "above, below or status"},
@@ -67,7 +69,10 @@ func run(t *testing.T, kind string, rules []Rule, readings ...reading) []string 
 	var state json.RawMessage
 	for _, r := range readings {
 		m := recall(state)
-		raise, clear := evaluate(kind, compiled, r, &m)
+		raise, clear, err := evaluate(t.Context(), kind, compiled, r, &m)
+		if err != nil {
+			t.Fatal(err)
+		}
 		m.Power = r.power
 		state = m.store()
 		step := ""
@@ -270,7 +275,7 @@ func FuzzRules(f *testing.F) {
 				continue
 			}
 			m := recall(json.RawMessage(state))
-			raise, clear := evaluate(kind, compiled, reading{
+			raise, clear, _ := evaluate(t.Context(), kind, compiled, reading{
 				power: power.State(text), events: []power.Event{{ID: text, Message: text, SensorType: text}},
 				sensors: []power.Sensor{{Name: text, Value: &value, Status: text}}, rows: []snmp.Row{{OID: text, Value: text}, {OID: "1.3.1", Value: value}},
 			}, &m)

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/power"
 	"github.com/teeth-metal/teeth/controlplane/snmp"
 	"github.com/teeth-metal/teeth/controlplane/store"
+	"github.com/teeth-metal/teeth/internal/pattern"
 )
 
 // ErrInvalid is wrapped by errors of what was asked for.
@@ -73,7 +73,7 @@ var severities = []string{power.Information, power.Warning, power.Critical}
 // rule is a Rule with what is compiled of it.
 type rule struct {
 	Rule
-	message, sensorType, sensor, matches *regexp.Regexp
+	message, sensorType, sensor, matches *pattern.Pattern
 }
 
 // compile checks the rules of a poller of that kind.
@@ -115,17 +115,14 @@ func (r Rule) compile(kind string) (rule, error) {
 	}
 	for _, p := range []struct {
 		text string
-		to   **regexp.Regexp
+		to   **pattern.Pattern
 		what string
 	}{{r.Message, &c.message, "message"}, {r.SensorType, &c.sensorType, "sensor_type"}, {r.Sensor, &c.sensor, "sensor"}, {r.Matches, &c.matches, "matches"}} {
-		if len(p.text) > maxPattern {
-			return c, fmt.Errorf("%s: longer than %d bytes", p.what, maxPattern)
-		}
 		if p.text == "" {
 			continue
 		}
 		var err error
-		if *p.to, err = regexp.Compile(p.text); err != nil {
+		if *p.to, err = pattern.Compile(p.text, maxPattern); err != nil {
 			return c, fmt.Errorf("%s: %w", p.what, err)
 		}
 	}
@@ -232,7 +229,7 @@ func (r rule) beyond(v float64, active bool) (bool, string) {
 }
 
 func (r rule) onSensor(s power.Sensor, active bool) (finding, bool) {
-	if r.sensor != nil && !r.sensor.MatchString(s.Name) {
+	if r.sensor != nil && !r.sensor.Match(s.Name) {
 		return finding{}, false
 	}
 	f := finding{item: s.Name, met: true, value: s.Status}
@@ -277,7 +274,7 @@ func (r rule) onRow(row snmp.Row, active bool) (finding, bool) {
 		f.met = f.met && text != *r.NotEquals
 	}
 	if r.matches != nil {
-		f.met = f.met && r.matches.MatchString(text)
+		f.met = f.met && r.matches.Match(text)
 	}
 	why := ""
 	if r.Above != nil || r.Below != nil {
@@ -293,7 +290,7 @@ func (r rule) onRow(row snmp.Row, active bool) (finding, bool) {
 }
 
 func (r rule) onEvent(e power.Event) (finding, bool) {
-	if r.message != nil && !r.message.MatchString(e.Message) || r.sensorType != nil && !r.sensorType.MatchString(e.SensorType) {
+	if r.message != nil && !r.message.Match(e.Message) || r.sensorType != nil && !r.sensorType.Match(e.SensorType) {
 		return finding{}, false
 	}
 	// The event that something is over is not as bad as that something.

@@ -7,9 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/teeth-metal/teeth/internal/pattern"
 )
 
 // ErrInvalid is wrapped by errors of what was asked for.
@@ -32,8 +33,9 @@ type Rule struct {
 	LessThan    *float64 `json:"lessThan,omitempty"`
 	Min         *float64 `json:"min,omitempty"`
 	Max         *float64 `json:"max,omitempty"`
-	Regex       string   `json:"regex,omitempty"` // RE2, anywhere in the text
-	NotRegex    string   `json:"notRegex,omitempty"`
+	// Regular expressions (RE2), anywhere in the first 4 KiB of the text.
+	Regex    string `json:"regex,omitempty"`
+	NotRegex string `json:"notRegex,omitempty"`
 }
 
 const (
@@ -49,7 +51,7 @@ type Rules []rule
 type rule struct {
 	Rule
 	path            []string
-	regex, notRegex *regexp.Regexp
+	regex, notRegex *pattern.Pattern
 }
 
 // Compile checks rules.
@@ -89,16 +91,13 @@ func compile(r Rule) (rule, error) {
 	}
 	for _, p := range []struct {
 		text string
-		to   **regexp.Regexp
+		to   **pattern.Pattern
 	}{{r.Regex, &c.regex}, {r.NotRegex, &c.notRegex}} {
 		if p.text == "" {
 			continue
 		}
-		if len(p.text) > maxText {
-			return c, fmt.Errorf("regex: longer than %d bytes", maxText)
-		}
 		var err error
-		if *p.to, err = regexp.Compile(p.text); err != nil {
+		if *p.to, err = pattern.Compile(p.text, maxText); err != nil {
 			return c, err
 		}
 	}
@@ -144,7 +143,7 @@ func (r rule) positives(v any) bool {
 		r.LessThan != nil && !(isNumber && n < *r.LessThan),
 		r.Min != nil && !(isNumber && n >= *r.Min),
 		r.Max != nil && !(isNumber && n <= *r.Max),
-		r.regex != nil && !(isText && r.regex.MatchString(text)):
+		r.regex != nil && !(isText && r.regex.Match(text)):
 		return false
 	}
 	return true
@@ -154,7 +153,7 @@ func (r rule) negatives(v any) bool {
 	text, isText := textOf(v)
 	return !(r.NotIn != nil && among(v, r.NotIn) ||
 		r.NotContains != nil && contains(v, *r.NotContains) ||
-		r.notRegex != nil && isText && r.notRegex.MatchString(text))
+		r.notRegex != nil && isText && r.notRegex.Match(text))
 }
 
 // find appends the values that a path leads to.
