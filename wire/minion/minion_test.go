@@ -538,6 +538,28 @@ func FuzzScan(f *testing.F) {
 	})
 }
 
+func TestPayloads(t *testing.T) {
+	stream := golden(t, "A->S")
+	list, err := Payloads(stream)
+	if err != nil || len(list) != 34 {
+		t.Fatal(len(list), err)
+	}
+	r := NewReader(bytes.NewReader(stream))
+	for i := range list {
+		if p, err := r.Next(); err != nil || !bytes.Equal(p, list[i]) {
+			t.Fatalf("frame %d: %x, want %x (%v)", i, list[i], p, err)
+		}
+	}
+	for _, cut := range []int{1, 2, 50, len(stream) - 1} {
+		if list, err := Payloads(stream[:cut]); !errors.Is(err, ErrMalformed) {
+			t.Errorf("cut at %d: %d frames, %v", cut, len(list), err)
+		}
+	}
+	if list, err := Payloads(nil); err != nil || len(list) != 0 {
+		t.Error(list, err)
+	}
+}
+
 func FuzzReader(f *testing.F) {
 	f.Add(golden(f, "A->S"), uint64(1))
 	f.Add([]byte{0xff, 0xff, 1}, uint64(2))

@@ -2,6 +2,7 @@ package minion
 
 import (
 	"encoding/binary"
+	"fmt"
 	"io"
 )
 
@@ -44,6 +45,23 @@ func (r *Reader) Next() ([]byte, error) {
 		}
 		r.fill(n)
 	}
+}
+
+// Payloads returns the payloads of frames that follow one another; they are parts of b.
+func Payloads(b []byte) ([][]byte, error) {
+	var list [][]byte
+	for len(b) > 0 {
+		if len(b) < prefix {
+			return nil, fmt.Errorf("%w: it ends in its length", ErrMalformed)
+		}
+		n := prefix + int(binary.BigEndian.Uint16(b))
+		if len(b) < n {
+			return nil, fmt.Errorf("%w: its length is %d and %d bytes follow", ErrMalformed, n-prefix, len(b)-prefix)
+		}
+		list = append(list, b[prefix:n:n])
+		b = b[n:]
+	}
+	return list, nil
 }
 
 // Ready reports whether Next will return a frame without reading.

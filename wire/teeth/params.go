@@ -10,6 +10,7 @@ const (
 	MethodLog            = "log"       // agent to server
 	MethodTaskStatus     = "task_status"
 	MethodCertificate    = "certificate" // agent to server; ours, not in the document
+	MethodRecords        = "records"     // agent to server; ours, not in the document
 	MethodStatus         = "status"      // server to agent
 	MethodTaskCancel     = "task_cancel" // server to agent; ours, not in the document
 	MethodDiskErase      = "decom.disk_erase"
@@ -71,6 +72,8 @@ type HandshakeResult struct {
 	// NodeCapability opens the chassis' commands in RackHD's tasks API, where the
 	// server has one, until the chassis boots again. It is a secret.
 	NodeCapability string `json:"node_capability,omitempty"`
+	// Minion is the StreamServer that takes this chassis' records; nil: there is none.
+	Minion *MinionServer `json:"minion,omitempty"`
 	// Backbone is the broker over which apps are configured; nil: over the session.
 	Backbone *BackboneBroker `json:"backbone,omitempty"`
 }
@@ -87,6 +90,24 @@ type BackboneBroker struct {
 type AppParams struct {
 	Data     json.RawMessage `json:"data"`
 	Revision int64           `json:"revision,omitempty"` // of app_config: beside set_config's opcode on a broker
+}
+
+// MinionServer is where and as whom an agent reaches a StreamServer (package
+// wire/minion). The server has the control plane's certificate, whose authority is
+// pinned as for a session, or with Insecure plain TCP.
+type MinionServer struct {
+	Addresses []string `json:"addresses"` // host:port
+	Group     string   `json:"group"`
+	ID        string   `json:"id"`
+	Key       string   `json:"key"` // a secret
+	Insecure  bool     `json:"insecure,omitempty"`
+}
+
+// RecordsParams of records: frames of wire/minion (logs, telemetry, responses), each
+// with its length before it, which cannot be sent to a StreamServer. They are
+// answered when they are kept durably; the same ones may be sent again.
+type RecordsParams struct {
+	Frames []byte `json:"frames"`
 }
 
 // CertificateParams of certificate: a request (PKCS #10, DER) for a client
