@@ -56,6 +56,13 @@ type Config struct {
 	AppStatus func(ctx context.Context, chassis string, status json.RawMessage) error
 	Log       *slog.Logger
 
+	// Minion is the StreamServer that a chassis is told to send its records to, under
+	// the host by which the agent reached this server; nil, or returning nil: there is
+	// none.
+	Minion func(chassis, host string, secure bool) *teeth.MinionServer
+	// Records takes what agents send over their sessions instead; nil: nobody does.
+	Records Records
+
 	MaxSessions   int // 20000 unless set
 	MaxPerAddress int // from one IPv4 address or IPv6 /64; 1024 unless set, for chassis behind one NAT
 	// MaxHandshakes is how many connections may be without an answered handshake at

@@ -30,7 +30,7 @@ func (s *Session) handle(ctx context.Context, m teeth.Message) (any, error) {
 	switch m.Method {
 	case teeth.MethodPing:
 		return m.Params, nil
-	case teeth.MethodLog, teeth.MethodTaskStatus, teeth.MethodAppStatus:
+	case teeth.MethodLog, teeth.MethodTaskStatus, teeth.MethodAppStatus, teeth.MethodRecords:
 		// Each is a write to the store, which all chassis share.
 		if err := s.reports.Wait(ctx); err != nil {
 			return nil, err
@@ -40,6 +40,8 @@ func (s *Session) handle(ctx context.Context, m teeth.Message) (any, error) {
 			return struct{}{}, s.logged(ctx, m)
 		case teeth.MethodAppStatus:
 			return struct{}{}, s.appStatus(ctx, m)
+		case teeth.MethodRecords:
+			return struct{}{}, s.takeRecords(ctx, m)
 		}
 		return struct{}{}, s.taskStatus(ctx, m)
 	case teeth.MethodCertificate:
@@ -109,7 +111,11 @@ func (s *Session) logged(ctx context.Context, m teeth.Message) error {
 		}
 		e.Fields = b
 	}
-	return s.g.c.Store.AddEvent(ctx, e)
+	if err := s.g.c.Store.AddEvent(ctx, e); err != nil {
+		return err
+	}
+	s.recordLog(ctx, e)
+	return nil
 }
 
 // printable bounds s and removes what could steer a terminal.

@@ -229,6 +229,9 @@ func (s *Session) handshake(ctx context.Context, r *teeth.Reader, state tls.Conn
 	if s.apps && s.secure && s.approved.Load() { // its URL holds a password
 		result.Backbone = s.g.c.Backbone
 	}
+	if s.g.c.Minion != nil && !s.legacy {
+		result.Minion = s.g.c.Minion(s.chassis, in.Endpoint, s.secure)
+	}
 	ok, err := teeth.NewResult(m.ID, result)
 	if err == nil {
 		err = s.write(ok)
