@@ -21,7 +21,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -67,7 +66,7 @@ type Source struct {
 // private are files of the data directory that belong to the server that runs there,
 // or are made anew when one starts.
 func private(name string) bool {
-	return name == "lock" || name == "client.json" || strings.HasPrefix(name, ".") || strings.HasPrefix(name, Database)
+	return name == "lock" || name == "client.json" || name == Images || strings.HasPrefix(name, ".") || strings.HasPrefix(name, Database)
 }
 
 // Clean removes what a backup that was killed has left in a data directory.
@@ -215,17 +214,22 @@ func (m Manifest) same(read []File) error {
 	if m.Format != 1 {
 		return fmt.Errorf("its format is %d, this program knows 1", m.Format)
 	}
-	for _, f := range m.Files {
-		i := slices.IndexFunc(read, func(r File) bool { return r.Name == f.Name })
-		if i < 0 {
-			return fmt.Errorf("%s is missing", f.Name)
-		}
-		if read[i] != f {
-			return fmt.Errorf("%s is not what was backed up: its SHA-256 is %s, expected %s", f.Name, read[i].SHA256, f.SHA256)
-		}
+	named := make(map[string]File, len(read))
+	for _, f := range read {
+		named[f.Name] = f
 	}
-	if len(m.Files) != len(read) {
-		return errors.New("it holds files that its manifest does not name")
+	for _, f := range m.Files {
+		r, ok := named[f.Name]
+		switch {
+		case !ok:
+			return fmt.Errorf("%.200q is missing, or named twice", f.Name)
+		case r != f:
+			return fmt.Errorf("%s is not what was backed up: its SHA-256 is %s, expected %.64q", f.Name, r.SHA256, f.SHA256)
+		}
+		delete(named, f.Name)
+	}
+	if len(named) > 0 {
+		return fmt.Errorf("it holds %d files that its manifest does not name", len(named))
 	}
 	return nil
 }

@@ -5,11 +5,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 )
@@ -191,7 +193,12 @@ func TestHostileBackup(t *testing.T) {
 		"other format": pack(t, file(manifestName, `{"format":2}`)),
 		"missing":      pack(t, file(manifestName, `{"format":1,"files":[{"name":"ca.pem"}]}`)),
 		"after":        pack(t, file(manifestName, `{"format":1}`), file("ca.pem", "x")),
-		"not zstd":     []byte("PK\x03\x04 something else entirely"),
+		"unnamed": pack(t, file("ca.pem", "x"), file("users", "x"), file(manifestName, `{"format":1,"files":[`+
+			`{"name":"ca.pem","size":1,"sha256":"2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"},`+
+			`{"name":"ca.pem","size":1,"sha256":"2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}]}`)),
+		"images is a file": pack(t, file("images", "x"), file(manifestName, `{"format":1,"files":[`+
+			`{"name":"images","size":1,"sha256":"2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}]}`)),
+		"not zstd": []byte("PK\x03\x04 something else entirely"),
 	} {
 		dir := t.TempDir()
 		if _, err := Restore(t.Context(), bytes.NewReader(b), dir); err == nil {
@@ -200,6 +207,74 @@ func TestHostileBackup(t *testing.T) {
 		if files := tree(t, dir); len(files) > 0 {
 			t.Errorf("%s: left %q", name, files)
 		}
+	}
+}
+
+// A file of holes is a few bytes that say how long it is.
+func TestSparseBackup(t *testing.T) {
+	var archive bytes.Buffer
+	entry := func(kind byte, name, content string) {
+		h := make([]byte, 512)
+		copy(h, name)
+		copy(h[100:], "0000600\x000000000\x000000000\x00"+fmt.Sprintf("%011o\x0000000000000\x00", len(content)))
+		h[156] = kind
+		copy(h[257:], "ustar\x0000")
+		copy(h[148:], "        ")
+		sum := 0
+		for _, b := range h {
+			sum += int(b)
+		}
+		copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
+		archive.Write(h)
+		archive.WriteString(content + strings.Repeat("\x00", (512-len(content)%512)%512))
+	}
+	record := func(key, value string) string {
+		n := len(key) + len(value) + 3
+		for n != len(fmt.Sprintf("%d %s=%s\n", n, key, value)) {
+			n = len(fmt.Sprintf("%d %s=%s\n", n, key, value))
+		}
+		return fmt.Sprintf("%d %s=%s\n", n, key, value)
+	}
+	entry('x', "x", record("GNU.sparse.major", "1")+record("GNU.sparse.minor", "0")+record("GNU.sparse.name", Database)+
+		record("GNU.sparse.realsize", fmt.Sprint(int64(1)<<40)))
+	entry('0', Database, "0\n"+strings.Repeat("\x00", 510))
+	entry('0', manifestName, `{"format":1}`)
+	archive.Write(make([]byte, 1024))
+	var packed bytes.Buffer
+	z, err := zstd.NewWriter(&packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z.Write(archive.Bytes())
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	if _, err := Check(ctx, bytes.NewReader(packed.Bytes())); err == nil || ctx.Err() != nil {
+		t.Errorf("a TiB of nothing: %v", err)
+	}
+}
+
+// What does not fit is known before the disk is full.
+func TestBackupLargerThanTheDisk(t *testing.T) {
+	var archive bytes.Buffer
+	z, err := zstd.NewWriter(&archive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tar.NewWriter(z)
+	if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: Database, Size: 1 << 50, Mode: 0o600}); err != nil {
+		t.Fatal(err)
+	}
+	w.Write(make([]byte, 1<<20))
+	z.Close()
+	dir := t.TempDir()
+	if _, err := Restore(t.Context(), bytes.NewReader(archive.Bytes()), dir); err == nil || !strings.Contains(err.Error(), "free") {
+		t.Errorf("a PiB: %v", err)
+	}
+	if files := tree(t, dir); len(files) > 0 {
+		t.Errorf("left %q", files)
 	}
 }
 

@@ -10,11 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -28,7 +30,7 @@ const (
 
 // Check reads a backup to its end and reports whether it is whole.
 func Check(ctx context.Context, r io.Reader) (Manifest, error) {
-	return read(ctx, r, func(string) (io.WriteCloser, error) { return nowhere{}, nil })
+	return read(ctx, r, func(string, int64) (io.WriteCloser, error) { return nowhere{}, nil })
 }
 
 type nowhere struct{}
@@ -56,7 +58,12 @@ func Restore(ctx context.Context, r io.Reader, dir string) (m Manifest, err erro
 	}
 	defer os.RemoveAll(temp)
 	folders := map[string]bool{}
-	m, err = read(ctx, r, func(name string) (io.WriteCloser, error) {
+	m, err = read(ctx, r, func(name string, size int64) (io.WriteCloser, error) {
+		if free, err := room(temp); err != nil {
+			return nil, err
+		} else if size > free {
+			return nil, fmt.Errorf("it is %d bytes long and %s has %d free: restore to a larger disk", size, dir, free)
+		}
 		path := filepath.Join(temp, filepath.FromSlash(name)) // of two components at most, neither ".."
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return nil, err
@@ -126,7 +133,7 @@ func sync(dir string) error {
 
 // read reads a backup, of which nothing is trusted, gives each file to a writer,
 // and compares them with the manifest.
-func read(ctx context.Context, r io.Reader, create func(name string) (io.WriteCloser, error)) (m Manifest, err error) {
+func read(ctx context.Context, r io.Reader, create func(name string, size int64) (io.WriteCloser, error)) (m Manifest, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("backup: %w", err)
@@ -154,6 +161,8 @@ func read(ctx context.Context, r io.Reader, create func(name string) (io.WriteCl
 		switch {
 		case h.Typeflag != tar.TypeReg:
 			return m, fmt.Errorf("%.80q is not a plain file", h.Name)
+		case sparse(h):
+			return m, fmt.Errorf("%.80q is a file of holes, which no backup has", h.Name)
 		case !nameAllowed(h.Name) || private(h.Name) && h.Name != Database:
 			return m, fmt.Errorf("a file of the name %.80q is no part of one", h.Name)
 		case seen[h.Name]:
@@ -174,8 +183,27 @@ func read(ctx context.Context, r io.Reader, create func(name string) (io.WriteCl
 	}
 }
 
-func extract(ctx context.Context, t *tar.Reader, h *tar.Header, create func(name string) (io.WriteCloser, error)) (digest string, err error) {
-	out, err := create(h.Name)
+// sparse reports whether an entry may be longer than what is in the archive.
+func sparse(h *tar.Header) bool {
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
+}
+
+// room is how many bytes can be written to a folder's file system.
+func room(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("free space of %s: %w", dir, err)
+	}
+	return int64(min(st.Bavail, uint64(math.MaxInt64)/uint64(st.Bsize)) * uint64(st.Bsize)), nil
+}
+
+func extract(ctx context.Context, t *tar.Reader, h *tar.Header, create func(name string, size int64) (io.WriteCloser, error)) (digest string, err error) {
+	out, err := create(h.Name, h.Size)
 	if err != nil {
 		return "", err
 	}
