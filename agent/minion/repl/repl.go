@@ -402,12 +402,13 @@ func (r *Repl) tail(ctx context.Context, service, path string) error {
 	t, err := tail.New(tail.Config{
 		Files: []tail.File{{Service: service, Path: path}},
 		Log:   slog.New(complaints{r.say}),
-		Line: func(service, line string) {
+		Line: func(_ context.Context, service, line string) error {
 			for _, part := range minion.Split(line, minion.LogRoom(r.c.Group, r.c.Server, service)) {
 				if err := r.send(minion.LogLine(r.ids.Next(), r.c.Group, r.c.Server, service, part)); err != nil {
-					r.say("error: line of %s not sent: %v", path, err)
+					return err
 				}
 			}
+			return nil
 		},
 	})
 	if err != nil {

@@ -93,17 +93,19 @@ func (w *follower) look(ctx context.Context) error {
 		}
 	}
 	for {
-		if err := w.changed(); err != nil {
+		if err := w.changed(ctx); err != nil {
 			return err
 		}
 		if err := w.read(ctx); err != nil {
 			return err
 		}
-		next, err := w.rotated()
+		next, err := w.rotated(ctx)
 		if err != nil || next == nil {
 			return err
 		}
-		w.leave()
+		if err := w.leave(ctx); err != nil {
+			return errors.Join(err, next.Close())
+		}
 		if err := w.take(next, 0); err != nil {
 			return err
 		}
@@ -226,9 +228,7 @@ func (w *follower) read(ctx context.Context) error {
 		n, err := w.f.ReadAt(buf, w.off)
 		if n > 0 {
 			w.quiet = false
-			w.off += int64(n)
-			w.lines(buf[:n])
-			if err := w.note(); err != nil {
+			if err := errors.Join(w.lines(ctx, buf[:n]), w.note()); err != nil {
 				return err
 			}
 		}
@@ -241,11 +241,10 @@ func (w *follower) read(ctx context.Context) error {
 	}
 }
 
-// lines hands on the lines that b completes.
-func (w *follower) lines(b []byte) {
+// lines hands on the lines that b completes, and moves on by what it took of it.
+func (w *follower) lines(ctx context.Context, b []byte) error {
 	for len(b) > 0 {
 		line, rest, whole := bytes.Cut(b, []byte{'\n'})
-		b = rest
 		for len(w.part)+len(line) > w.t.c.MaxLine {
 			n := w.t.c.MaxLine - len(w.part)
 			for cut := n; cut > 0 && cut > n-utf8.UTFMax; cut-- {
@@ -254,23 +253,33 @@ func (w *follower) lines(b []byte) {
 					break
 				}
 			}
-			w.t.c.Line(w.Service, string(w.part)+string(line[:n]))
-			w.part, line = w.part[:0], line[n:]
+			if err := w.t.c.Line(ctx, w.Service, string(w.part)+string(line[:n])); err != nil {
+				return err
+			}
+			w.part, line, w.off = w.part[:0], line[n:], w.off+int64(n)
 		}
-		w.part = append(w.part, line...)
+		w.part, w.off = append(w.part, line...), w.off+int64(len(line))
 		if whole {
-			w.t.c.Line(w.Service, string(bytes.TrimSuffix(w.part, []byte{'\r'})))
-			w.part = w.part[:0]
+			if err := w.t.c.Line(ctx, w.Service, string(bytes.TrimSuffix(w.part, []byte{'\r'}))); err != nil {
+				return err
+			}
+			w.part, w.off = w.part[:0], w.off+1
 		}
+		b = rest
 	}
+	return nil
 }
 
 // leave hands on what the file ends with: no more will come.
-func (w *follower) leave() {
-	if len(w.part) > 0 {
-		w.t.c.Line(w.Service, string(w.part))
-		w.part = nil
+func (w *follower) leave(ctx context.Context) error {
+	if len(w.part) == 0 {
+		return nil
 	}
+	if err := w.t.c.Line(ctx, w.Service, string(w.part)); err != nil {
+		return err
+	}
+	w.part = nil
+	return nil
 }
 
 func (w *follower) close() {

@@ -3,6 +3,7 @@ package tail
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"io"
@@ -108,7 +109,7 @@ func isThat(f *os.File, info fs.FileInfo, at position) bool {
 
 // changed deals with a file that is not what it was: truncated, and perhaps written
 // anew since.
-func (w *follower) changed() error {
+func (w *follower) changed(ctx context.Context) error {
 	info, err := w.f.Stat()
 	if err != nil {
 		return err
@@ -129,24 +130,28 @@ func (w *follower) changed() error {
 	}
 	if rest != nil {
 		defer rest.Close()
-		if err := w.copyRest(rest); err != nil {
+		if err := w.copyRest(ctx, rest); err != nil {
 			return err
 		}
 	} else {
 		w.log.Info("log file was truncated, reading it from its beginning")
 	}
-	w.leave()
+	if err := w.leave(ctx); err != nil {
+		return err
+	}
 	w.off, w.head, w.quiet = 0, nil, false
 	return w.note()
 }
 
 // copyRest hands on what a truncated file's copy has beyond what was read.
-func (w *follower) copyRest(copied *os.File) error {
+func (w *follower) copyRest(ctx context.Context, copied *os.File) error {
 	buf := make([]byte, readSize)
 	for off := w.off; ; {
 		n, err := copied.ReadAt(buf, off)
 		off += int64(n)
-		w.lines(buf[:n])
+		if err := w.lines(ctx, buf[:n]); err != nil {
+			return err
+		}
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -159,10 +164,10 @@ func (w *follower) copyRest(copied *os.File) error {
 // rotated returns the file to go on with, if the one that was read to its end is not
 // the one at the path any more. Its writer may still add to it, until it has opened
 // the new one: it gets one more look.
-func (w *follower) rotated() (*os.File, error) {
+func (w *follower) rotated(ctx context.Context) (*os.File, error) {
 	info, err := os.Stat(w.Path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, w.gone()
+		return nil, w.gone(ctx)
 	}
 	if err != nil {
 		return nil, err
@@ -209,7 +214,7 @@ func (w *follower) rotated() (*os.File, error) {
 // gone closes a file that was removed, as it takes room on the disk as long as it is
 // open. One that has another name may still be written to. What appears at the path
 // is read from its beginning.
-func (w *follower) gone() error {
+func (w *follower) gone(ctx context.Context) error {
 	info, err := w.f.Stat()
 	if err != nil {
 		return err
@@ -221,7 +226,9 @@ func (w *follower) gone() error {
 		w.removed = time.Now()
 	}
 	if time.Since(w.removed) >= abandoned {
-		w.leave()
+		if err := w.leave(ctx); err != nil {
+			return err
+		}
 		w.close()
 	}
 	return nil

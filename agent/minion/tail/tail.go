@@ -37,8 +37,9 @@ type Config struct {
 	Files []File
 	State string // file that keeps how far each was read; "": nothing is kept
 
-	// Line takes a line, without its end. It should not block.
-	Line func(service, line string)
+	// Line takes a line, without its end. It may wait. One that it returns an error for
+	// is read again, as is what follows.
+	Line func(ctx context.Context, service, line string) error
 	// Room waits until lines can be taken; nil: they always can.
 	Room func(ctx context.Context) error
 	// Sync returns when the lines given to Line will survive the process; nil: they do

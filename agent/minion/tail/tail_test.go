@@ -20,6 +20,7 @@ type reader struct {
 	c      Config
 	mu     sync.Mutex
 	lines  []string
+	refuse error // what lines are answered with; nil: they are taken
 	cancel context.CancelFunc
 	ended  chan struct{}
 }
@@ -29,10 +30,14 @@ func follow(t *testing.T, dir string, more func(*Config)) *reader {
 	r.c = Config{
 		Files: []File{{"web", filepath.Join(dir, "log")}}, State: filepath.Join(dir, "state.json"), Poll: 5 * time.Millisecond,
 		Log: slog.New(slog.DiscardHandler),
-		Line: func(_, line string) {
+		Line: func(_ context.Context, _, line string) error {
 			r.mu.Lock()
 			defer r.mu.Unlock()
+			if r.refuse != nil {
+				return r.refuse
+			}
 			r.lines = append(r.lines, line)
+			return nil
 		},
 	}
 	if more != nil {
@@ -340,6 +345,27 @@ func TestPositionIsNotAheadOfLines(t *testing.T) {
 	r.want("1", "2", "2")
 }
 
+// A line that could not be taken is read again, and no other is.
+func TestLineThatIsNotTaken(t *testing.T) {
+	dir := t.TempDir()
+	log := filepath.Join(dir, "log")
+	r := follow(t, dir, nil)
+	r.settle()
+	put(t, log, "1\n2\n")
+	r.want("1", "2")
+	r.mu.Lock()
+	r.refuse = syscall.ENOSPC
+	r.mu.Unlock()
+	put(t, log, "3\nhal")
+	r.settle()
+	r.want("1", "2")
+	r.mu.Lock()
+	r.refuse = nil
+	r.mu.Unlock()
+	put(t, log, "f\n")
+	r.want("1", "2", "3", "half")
+}
+
 func TestLongLine(t *testing.T) {
 	dir := t.TempDir()
 	log := filepath.Join(dir, "log")
@@ -365,7 +391,7 @@ func TestRemovedIsClosed(t *testing.T) {
 	dir := t.TempDir()
 	log := filepath.Join(dir, "log")
 	put(t, log, "")
-	tl, err := New(Config{Files: []File{{"s", log}}, Line: func(string, string) {}, Log: slog.New(slog.DiscardHandler)})
+	tl, err := New(Config{Files: []File{{"s", log}}, Line: func(context.Context, string, string) error { return nil }, Log: slog.New(slog.DiscardHandler)})
 	must(t, err)
 	w := &follower{t: tl, File: tl.c.Files[0], log: tl.c.Log, first: true}
 	defer w.close()
@@ -399,7 +425,7 @@ func TestStateThatMakesNoSense(t *testing.T) {
 
 func TestConfigThatMakesNoSense(t *testing.T) {
 	for _, files := range [][]File{{{"", "/x"}}, {{"s", "x"}}, {{"s", "/x"}, {"u", "//x"}}, make([]File, maxFiles+1)} {
-		if _, err := New(Config{Files: files, Line: func(string, string) {}, Log: slog.New(slog.DiscardHandler)}); err == nil {
+		if _, err := New(Config{Files: files, Line: func(context.Context, string, string) error { return nil }, Log: slog.New(slog.DiscardHandler)}); err == nil {
 			t.Errorf("%v was taken", files[:1])
 		}
 	}
