@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -62,6 +63,12 @@ func (d *disk) stop() error {
 
 func (d *disk) run() {
 	defer close(d.done)
+	defer func() {
+		if p := recover(); p != nil { // not worth the end of PID 1
+			d.err = fmt.Errorf("the spool panicked: %v", p)
+			d.s.opt.Log.Error("the spool writes no more: it panicked", "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -132,7 +139,6 @@ func (d *disk) wrote(c *chunk, err error) {
 	s := d.s
 	s.mu.Lock()
 	c.pinned = false
-	s.failing = err != nil
 	if err == nil {
 		f := s.files[len(s.files)-1]
 		f.n += c.n

@@ -179,10 +179,20 @@ func (s *Spool) find(seq uint64, bad *file) (*chunk, *file, uint64) {
 func (r *Reader) fromMemory(b []byte) (Record, bool, bool) {
 	data, size, err := cutRecord(b, r.seq)
 	if err != nil || data == nil { // memory that is not what was written to it
-		panic(fmt.Sprintf("spool: record %d in memory: %v", r.seq, err))
+		return r.corrupt(err)
 	}
 	r.at += size
 	return Record{Seq: r.seq, Data: data}, true, false
+}
+
+// corrupt gives up a chunk, whose memory has changed by itself: PID 1 must not fall
+// over it.
+func (r *Reader) corrupt(err error) (Record, bool, bool) {
+	r.s.mu.Lock()
+	lost := r.c.end() - r.seq
+	r.s.mu.Unlock()
+	r.s.opt.Log.Error("memory of the spool is damaged", "from", r.seq, "records", lost, "err", err)
+	return Record{Seq: r.seq + lost - 1, Lost: lost}, true, false
 }
 
 // skipTo goes to r.seq in c, which has it.
@@ -193,7 +203,7 @@ func (r *Reader) skipTo(c *chunk) (Record, bool, bool) {
 	for seq := c.first; seq < r.seq; seq++ {
 		_, size, err := cutRecord(b[r.at:], seq)
 		if err != nil {
-			panic(fmt.Sprintf("spool: record %d in memory: %v", seq, err))
+			return r.corrupt(err)
 		}
 		r.at += size
 	}
@@ -281,4 +291,10 @@ func (r *Reader) broken(err error) (Record, bool, bool) {
 	r.leave()
 	r.bad = bad
 	return Record{}, false, true
+}
+
+// Seek goes to the record with that number.
+func (r *Reader) Seek(seq uint64) {
+	r.leave()
+	r.seq = seq
 }

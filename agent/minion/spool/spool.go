@@ -69,7 +69,6 @@ type Spool struct {
 	next    uint64     // number of the next record
 	acked   uint64
 	stats   Stats // Dropped and Torn
-	failing bool  // the folder takes nothing at the moment
 	closed  bool
 	readers []*Reader
 	changed chan struct{} // closed, and replaced, when records leave; nil: nobody waits
