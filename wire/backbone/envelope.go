@@ -3,6 +3,8 @@ package backbone
 import (
 	"encoding/json"
 	"slices"
+
+	"github.com/teeth-metal/teeth/internal/jsondepth"
 )
 
 // Bounds of a message.
@@ -98,7 +100,7 @@ func (e Envelope) Append(b []byte) ([]byte, error) {
 	if len(body) > MaxBody {
 		return b, invalidf("%s: %d bytes, the most is %d", printable(e.Opcode), len(body), MaxBody)
 	}
-	if deep(body) {
+	if jsondepth.Exceeds(body, MaxDepth) {
 		return b, invalidf("%s: nested deeper than %d", printable(e.Opcode), MaxDepth)
 	}
 	return append(slices.Grow(b, len(body)), body...), nil

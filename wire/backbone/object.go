@@ -8,6 +8,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/teeth-metal/teeth/internal/jsondepth"
 )
 
 // record is a JSON object whose fields are taken out one by one; what is left is
@@ -19,7 +21,7 @@ func object(body []byte) (record, error) {
 	if len(body) > MaxBody {
 		return nil, invalidf("%d bytes, the most is %d", len(body), MaxBody)
 	}
-	if deep(body) {
+	if jsondepth.Exceeds(body, MaxDepth) {
 		return nil, invalidf("nested deeper than %d", MaxDepth)
 	}
 	var r record
@@ -27,28 +29,6 @@ func object(body []byte) (record, error) {
 		return nil, invalidf("not a JSON object")
 	}
 	return r, nil
-}
-
-// deep reports whether JSON is nested deeper than MaxDepth. It reads text that is
-// not JSON, too: brackets in strings do not count.
-func deep(b []byte) bool {
-	depth, text := 0, false
-	for i := 0; i < len(b); i++ {
-		switch c := b[i]; {
-		case text && c == '\\':
-			i++
-		case c == '"':
-			text = !text
-		case text:
-		case c == '{' || c == '[':
-			if depth++; depth > MaxDepth {
-				return true
-			}
-		case c == '}' || c == ']':
-			depth--
-		}
-	}
-	return false
 }
 
 // raw takes a field as it is; nil if it is absent or null.

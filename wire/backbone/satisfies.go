@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"strconv"
 	"strings"
+
+	"github.com/teeth-metal/teeth/internal/jsondepth"
 )
 
 // Satisfies reports whether a host with the current apps has what is desired, as the
@@ -60,7 +62,7 @@ func values(raw json.RawMessage) (any, error) {
 	if len(raw) == 0 {
 		return map[string]any{}, nil
 	}
-	if deep(raw) {
+	if jsondepth.Exceeds(raw, MaxDepth) {
 		return nil, ErrInvalid
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"mime"
 	"unicode/utf8"
+
+	"github.com/teeth-metal/teeth/internal/jsondepth"
 )
 
 // ContentType is the only one that RackHD's services parse the body of.
@@ -81,21 +83,8 @@ func CheckBody(body []byte, limit int) error {
 	if !utf8.Valid(body) {
 		return fmt.Errorf("%w: the body is not UTF-8", ErrInvalid)
 	}
-	depth, inString := 0, false
-	for i := 0; i < len(trimmed); i++ {
-		switch c := trimmed[i]; {
-		case inString && c == '\\':
-			i++
-		case c == '"':
-			inString = !inString
-		case inString:
-		case c == '{' || c == '[':
-			if depth++; depth > MaxDepth {
-				return fmt.Errorf("%w: nested deeper than %d", ErrInvalid, MaxDepth)
-			}
-		case c == '}' || c == ']':
-			depth--
-		}
+	if jsondepth.Exceeds(trimmed, MaxDepth) {
+		return fmt.Errorf("%w: nested deeper than %d", ErrInvalid, MaxDepth)
 	}
 	if !json.Valid(body) {
 		return fmt.Errorf("%w: the body is not valid JSON", ErrInvalid)

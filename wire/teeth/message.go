@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"strconv"
 	"unicode/utf8"
+
+	"github.com/teeth-metal/teeth/internal/jsondepth"
 )
 
 // Kind says what a Message is.
@@ -237,21 +239,8 @@ func check(b []byte, maxDepth int) error {
 	if !utf8.Valid(b) {
 		return errors.New("not UTF-8")
 	}
-	depth, inString := 0, false
-	for i := 0; i < len(b); i++ {
-		switch c := b[i]; {
-		case inString && c == '\\':
-			i++
-		case c == '"':
-			inString = !inString
-		case inString:
-		case c == '{', c == '[':
-			if depth++; depth > maxDepth {
-				return fmt.Errorf("nested deeper than %d", maxDepth)
-			}
-		case c == '}', c == ']':
-			depth--
-		}
+	if jsondepth.Exceeds(b, maxDepth) {
+		return fmt.Errorf("nested deeper than %d", maxDepth)
 	}
 	if !json.Valid(b) {
 		return errors.New("not JSON")
