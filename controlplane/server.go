@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/teeth-metal/teeth/controlplane/api"
+	"github.com/teeth-metal/teeth/controlplane/backbone"
 	"github.com/teeth-metal/teeth/controlplane/client"
 	"github.com/teeth-metal/teeth/controlplane/gateway"
 	"github.com/teeth-metal/teeth/controlplane/health"
@@ -76,6 +77,7 @@ type Config struct {
 	Messages   MessagesConfig
 	Hardware   HardwareConfig
 	Operations OperationsConfig
+	Backbone   BackboneConfig
 
 	Version string
 	Log     *slog.Logger
@@ -174,6 +176,7 @@ type server struct {
 	secrets  string       // the estate's key: of capabilities, and of what sealer seals
 	sealer   *seal.Sealer // for what the store must be able to read again
 	hardware hardware
+	apps     *backbone.Master
 }
 
 // open reads or makes what is kept in the data directory, and wires the parts.
@@ -203,12 +206,17 @@ func (s *server) open(ctx context.Context) (err error) {
 		BootURL: s.bootURL, ImageKey: s.secrets,
 		Log: s.Log,
 	})
-	s.gateway = gateway.New(gateway.Config{Store: s.store, Handler: s.engine, Token: s.enrol, Authority: s.authority,
+	slaves, err := s.Backbone.slaves()
+	if err != nil {
+		return err
+	}
+	s.gateway = gateway.New(gateway.Config{Backbone: slaves, AppStatus: s.appStatus,
+		Store: s.store, Handler: s.engine, Token: s.enrol, Authority: s.authority,
 		NodeCapability: func(chassis, bootID string) string { return node.Capability(s.secrets, chassis, bootID) },
 		AutoApprove:    s.Enrolment.AutoApprove, Version: s.Version, Log: s.Log})
 	s.engine.Register(rackhd.CommandsJob())
 	s.openHardware()
-	return nil
+	return s.openBackbone()
 }
 
 // names are what a browser or curl may call this server by.
@@ -279,7 +287,7 @@ func (s *server) run(outer context.Context) error {
 	defer endRequests()
 	operators := api.Handler(requests, api.Config{
 		Store: s.store, Gateway: s.gateway, Engine: s.engine, Images: s.images,
-		Power: s.hardware.power, Pollers: s.hardware.pollers, SKUs: s.hardware.skus, Settings: s.settings,
+		Power: s.hardware.power, Pollers: s.hardware.pollers, SKUs: s.hardware.skus, Apps: s.apps, Settings: s.settings,
 		Token: s.operator, Version: s.Version, Log: s.Log,
 		Health: s.health, Metrics: s.metrics.Handler(), Observe: s.metrics.Requests("api"), Limits: s.Operations.limits(),
 		Backup: s.backup,
@@ -313,7 +321,7 @@ func (s *server) run(outer context.Context) error {
 		return api.Serve(requests, tls.NewListener(listeners[info.API], tlsConfig), operators, s.Log)
 	})
 	for _, more := range []func(context.Context, func(func() error)) error{
-		s.startEnrolment, s.startNetwork, s.startHardware, s.startMessages, s.startOperations,
+		s.startEnrolment, s.startNetwork, s.startHardware, s.startMessages, s.startOperations, s.startBackbone,
 	} {
 		if err := more(ctx, start); err != nil {
 			return err

@@ -51,7 +51,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 control plane not re
 		initramfsCommand(), labCommand(), enrolmentCommand(),
 		userCommand(), tokenCommand(), auditCommand(), specCommand(),
 		backupCommand(), restoreCommand(), serverCommand(), settingCommand(),
-		bmcCommand(), powerCommand(), snmpCommand(), pollerCommand(), alertCommand(), skuCommand(), catalogCommand(),
+		bmcCommand(), powerCommand(), snmpCommand(), pollerCommand(), alertCommand(), skuCommand(), catalogCommand(), appCommand(),
 	)
 	completeNames(root)
 	return root

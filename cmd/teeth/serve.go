@@ -43,6 +43,7 @@ http://HOST:8082/boot/ipxe.`,
 			}
 			c.Version = version
 			messagesDefaults(&c.Messages)
+			backboneDefaults(&c.Backbone)
 			c.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: controlplane.LowestLevel}))
 			c.Ready = func(i controlplane.Info) {
 				fmt.Fprintf(cmd.OutOrStdout(), "agents %s\nboot   http://%s/boot/ipxe\napi    https://%s\npin    teeth.ca_sha256=%s\nclient %s\n",
@@ -70,5 +71,6 @@ http://HOST:8082/boot/ipxe.`,
 	messagesFlags(f, &c.Messages)
 	hardwareFlags(f, &c.Hardware)
 	operationsFlags(f, &c.Operations)
+	backboneFlags(f, &c.Backbone)
 	return cmd
 }

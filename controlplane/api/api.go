@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/teeth-metal/teeth/controlplane/api/quota"
+	"github.com/teeth-metal/teeth/controlplane/backbone"
 	"github.com/teeth-metal/teeth/controlplane/gateway"
 	"github.com/teeth-metal/teeth/controlplane/images"
 	"github.com/teeth-metal/teeth/controlplane/poller"
@@ -52,6 +53,7 @@ type Config struct {
 	Power    *power.Service
 	Pollers  *poller.Service
 	SKUs     *sku.Service
+	Apps     *backbone.Master
 	Settings *settings.Live
 	Token    string // of the admin who has access to the server's data directory
 	Version  string // of the server's software
@@ -87,7 +89,7 @@ type route struct {
 // routes are all operations. A subject with more than a few has a file of its own,
 // and a list that is joined here.
 var routes = slices.Concat(
-	coreRoutes, graphRoutes, operatorRoutes, enrolmentRoutes, addressRoutes, hardwareRoutes, catalogRoutes, estateRoutes,
+	coreRoutes, graphRoutes, operatorRoutes, enrolmentRoutes, addressRoutes, hardwareRoutes, catalogRoutes, estateRoutes, appRoutes,
 )
 
 var coreRoutes = []route{

@@ -9,6 +9,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"github.com/teeth-metal/teeth/controlplane/backbone"
 	"github.com/teeth-metal/teeth/controlplane/client"
 	"github.com/teeth-metal/teeth/controlplane/poller"
 	"github.com/teeth-metal/teeth/controlplane/power"
@@ -111,6 +112,8 @@ func TestSchemasAgree(t *testing.T) {
 		"Alert":           {store.Alert{}, client.Alert{}},
 		"SKU":             {store.SKU{}, client.SKU{}},
 		"Catalog":         {store.Catalog{}, client.Catalog{}},
+		"AppHost":         {backbone.Host{}, client.AppHost{}},
+		"App":             {backbone.App{}, client.App{}},
 		"SKUAssignment":   {store.SKUAssignment{}, client.SKUAssignment{}},
 	} {
 		var described []string

@@ -78,8 +78,6 @@ func (b *broker) err() error {
 		return b.state.Err
 	case b.state.Blocked != "":
 		return fmt.Errorf("the broker takes no messages: %s", b.state.Blocked)
-	case b.refusal != nil && time.Since(b.refused) < refusalLife:
-		return b.refusal
 	}
 	return nil
 }
