@@ -33,10 +33,12 @@ const (
 	maxText  = 4096 // of one value
 
 	defaultPort = 161
-	timeout     = 3 * time.Second
 	retries     = 2
 	repetitions = 25 // rows asked for at a time; more do not fit into a datagram
 )
+
+// timeout is for one answer; a variable for tests.
+var timeout = 3 * time.Second
 
 // Target is a device and how to be admitted to it.
 type Target struct {
