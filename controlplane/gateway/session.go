@@ -226,6 +226,7 @@ func (s *Session) handshake(ctx context.Context, r *teeth.Reader, state tls.Conn
 	if s.g.c.NodeCapability != nil && !s.legacy {
 		result.NodeCapability = s.g.c.NodeCapability(s.chassis, s.bootID)
 	}
+	result.Apps = s.apps && s.g.c.AppStatus != nil
 	if s.apps && s.secure && s.approved.Load() { // its URL holds a password
 		result.Backbone = s.g.c.Backbone
 	}

@@ -74,6 +74,8 @@ type HandshakeResult struct {
 	NodeCapability string `json:"node_capability,omitempty"`
 	// Minion is the StreamServer that takes this chassis' records; nil: there is none.
 	Minion *MinionServer `json:"minion,omitempty"`
+	// Apps says that the server takes app_status.
+	Apps bool `json:"apps,omitempty"`
 	// Backbone is the broker over which apps are configured; nil: over the session.
 	Backbone *BackboneBroker `json:"backbone,omitempty"`
 }
