@@ -24,7 +24,7 @@ var ErrNothingToRun = errors.New("app has nothing to run")
 type Spec struct {
 	Name    string // letters, digits and . _ + -, at most 64
 	Version string // as the master calls it; not compared with the package's own
-	URL     string // of the package, http or https; see ExpandURL
+	URL     string // of the package, http or https
 	Size    int64  // bytes of the package, 0 unknown
 	// Digest of the package, "sha256:" or "sha512:" and hexadecimal digits. Without
 	// it the package is only as trustworthy as the way it came.

@@ -201,8 +201,10 @@ func (g *Group) Memory() int64 {
 	return n
 }
 
-// Kill sends SIGKILL to every process of the group and waits for their end.
-func (g *Group) Kill(ctx context.Context) error {
+// kill sends SIGKILL to every process of the group and waits for their end. The group
+// is of no use afterwards: Linux 6.18 kills what is cloned into a group in which
+// cgroup.kill was ever written to.
+func (g *Group) kill(ctx context.Context) error {
 	if err := g.write("cgroup.kill", "1"); err != nil {
 		if errors.Is(err, fs.ErrNotExist) { // before Linux 5.14, or there is no group
 			err = g.killEach()
@@ -252,7 +254,7 @@ func (g *Group) killEach() error {
 
 // Remove kills what is in the group and removes it.
 func (g *Group) Remove(ctx context.Context) error {
-	if err := g.Kill(ctx); err != nil {
+	if err := g.kill(ctx); err != nil {
 		return err
 	}
 	for {

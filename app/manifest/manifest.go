@@ -186,6 +186,9 @@ func Parse(b []byte) (*Manifest, error) {
 	return &m, nil
 }
 
+// Marshal writes the manifest in the form that Parse reads.
+func (m *Manifest) Marshal() ([]byte, error) { return yaml.Marshal(m) }
+
 var (
 	serviceRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@:+-]{0,63}$`)
 	userRE    = regexp.MustCompile(`^[0-9]{1,9}(:[0-9]{1,9})?$`)

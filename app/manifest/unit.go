@@ -18,19 +18,28 @@ var variableRE = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,255}$`)
 // here, with the reason.
 var ErrNotService = errors.New("unit cannot be run as a service")
 
+// Unit is what matters of a unit.
+type Unit struct {
+	Service      Service
+	Capabilities []string // of AmbientCapabilities=
+	// Installable is whether it has an [Install] section: one without is started by
+	// other units only, timers for instance.
+	Installable bool
+}
+
 // ParseUnit reads the [Service] section of a unit of systemd, as systemd.service(5)
 // and systemd.exec(5) have it: Type, ExecStart, Environment, EnvironmentFile,
 // WorkingDirectory, User and Group in digits, Restart, KillSignal, TimeoutStopSec,
 // ExecReload when it sends a signal, AmbientCapabilities. Other settings are
 // ignored: an app's sandbox is stricter than they are. User names are, too, as the
 // machine has none: the service then runs as user 0 without capabilities.
-func ParseUnit(b []byte) (s Service, capabilities []string, err error) {
+func ParseUnit(b []byte) (Unit, error) {
 	if len(b) > MaxSize {
-		return Service{}, nil, fmt.Errorf("unit of %d bytes, at most %d are taken", len(b), MaxSize)
+		return Unit{}, fmt.Errorf("unit of %d bytes, at most %d are taken", len(b), MaxSize)
 	}
 	u := unit{svc: Service{Restart: Never, Env: map[string]string{}, Expand: true}, kind: "simple"}
 	if err := u.lines(b); err != nil {
-		return Service{}, nil, err
+		return Unit{}, err
 	}
 	switch u.kind {
 	case "simple", "exec", "notify", "notify-reload", "idle":
@@ -41,10 +50,10 @@ func ParseUnit(b []byte) (s Service, capabilities []string, err error) {
 	case "forking":
 		u.svc.Forking = true
 	default:
-		return Service{}, nil, fmt.Errorf("%w: it is of type %.20q", ErrNotService, u.kind)
+		return Unit{}, fmt.Errorf("%w: it is of type %.20q", ErrNotService, u.kind)
 	}
 	if u.commands != 1 {
-		return Service{}, nil, fmt.Errorf("%w: it has %d ExecStart= lines", ErrNotService, u.commands)
+		return Unit{}, fmt.Errorf("%w: it has %d ExecStart= lines", ErrNotService, u.commands)
 	}
 	if u.user != "" {
 		u.svc.User = u.user
@@ -53,9 +62,9 @@ func ParseUnit(b []byte) (s Service, capabilities []string, err error) {
 		}
 	}
 	if err := u.svc.check(); err != nil {
-		return Service{}, nil, fmt.Errorf("unit: %w", err)
+		return Unit{}, fmt.Errorf("unit: %w", err)
 	}
-	return u.svc, u.caps, nil
+	return Unit{u.svc, u.caps, u.install}, nil
 }
 
 type unit struct {
@@ -64,6 +73,7 @@ type unit struct {
 	commands    int
 	user, group string
 	caps        []string
+	install     bool
 }
 
 func (u *unit) lines(b []byte) error {
@@ -82,6 +92,7 @@ func (u *unit) lines(b []byte) error {
 		line += text
 		if strings.HasPrefix(line, "[") {
 			section = line
+			u.install = u.install || section == "[Install]"
 		} else if section == "[Service]" {
 			k, v, ok := strings.Cut(line, "=")
 			if !ok {

@@ -24,6 +24,9 @@ func (d *Duration) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
+// MarshalYAML implements yaml.Marshaler.
+func (d Duration) MarshalYAML() (any, error) { return time.Duration(d).String(), nil }
+
 // Signal is a signal by name, as SIGTERM; 0 is none.
 type Signal unix.Signal
 
@@ -46,6 +49,14 @@ func signalNumber(name string) unix.Signal {
 		name = "SIG" + name
 	}
 	return unix.SignalNum(name)
+}
+
+// MarshalYAML implements yaml.Marshaler.
+func (s Signal) MarshalYAML() (any, error) {
+	if s == 0 {
+		return "", nil
+	}
+	return unix.SignalName(unix.Signal(s)), nil
 }
 
 // UnmarshalYAML implements yaml.Unmarshaler: memory may have a unit.

@@ -69,7 +69,7 @@ func begun(t *testing.T, script string, change func(*Setup)) (*Process, *output)
 		change(&s)
 	}
 	out := &output{}
-	p, err := Start(s, nil, out.add, out.add)
+	p, err := Start(s, nil, Lines(out.add), Lines(out.add))
 	if err != nil {
 		t.Fatal(err)
 	}

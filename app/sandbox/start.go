@@ -32,10 +32,10 @@ type Process struct {
 }
 
 // Start runs a program. group, unless it is nil, is the directory of the control group
-// to start it in. stdout gets its output and stderr its errors line by line, without
-// line ends, from goroutines of their own; while they do not return, the program waits
-// when it writes.
-func Start(s Setup, group *os.File, stdout, stderr func(line []byte)) (*Process, error) {
+// to start it in. stdout and stderr read what it writes, on goroutines of their own;
+// what they leave is thrown away, and while they do not read, the program waits when it
+// writes.
+func Start(s Setup, group *os.File, stdout, stderr func(io.Reader)) (*Process, error) {
 	fail := func(err error) (*Process, error) { return nil, fmt.Errorf("start sandbox: %w", err) }
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -67,8 +67,8 @@ func Start(s Setup, group *os.File, stdout, stderr func(line []byte)) (*Process,
 	}
 	p := &Process{cmd: cmd, control: ours, done: make(chan struct{})}
 	var lines sync.WaitGroup
-	lines.Go(func() { eachLine(out, stdout) })
-	lines.Go(func() { eachLine(diag, stderr) })
+	lines.Go(func() { consume(out, stdout) })
+	lines.Go(func() { consume(diag, stderr) })
 	go p.wait(&lines)
 	if err := p.send(s); err != nil {
 		p.Kill()
@@ -146,21 +146,29 @@ func (p *Process) Wait(ctx context.Context) Exit {
 	return Exit{Err: context.Cause(ctx)}
 }
 
-// eachLine hands on what r has.
-func eachLine(r io.Reader, f func([]byte)) {
-	b := bufio.NewReaderSize(r, MaxLine)
-	for {
-		line, err := b.ReadSlice('\n')
-		if n := len(line); n > 0 && line[n-1] == '\n' {
-			line = line[:n-1]
-		} else if n == 0 && err != nil {
-			return
-		}
-		if f != nil {
+func consume(r io.Reader, f func(io.Reader)) {
+	if f != nil {
+		f(r)
+	}
+	_, _ = io.Copy(io.Discard, r) // an error is an end, too
+}
+
+// Lines makes of f what Start wants: f gets line by line, without line ends, and must
+// not keep it.
+func Lines(f func(line []byte)) func(io.Reader) {
+	return func(r io.Reader) {
+		b := bufio.NewReaderSize(r, MaxLine)
+		for {
+			line, err := b.ReadSlice('\n')
+			if n := len(line); n > 0 && line[n-1] == '\n' {
+				line = line[:n-1]
+			} else if n == 0 && err != nil {
+				return
+			}
 			f(line)
-		}
-		if err != nil && err != bufio.ErrBufferFull {
-			return
+			if err != nil && err != bufio.ErrBufferFull {
+				return
+			}
 		}
 	}
 }
