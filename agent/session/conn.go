@@ -92,6 +92,7 @@ func (c *conn) run(ctx context.Context) error {
 	wg.Go(func() { cancel(c.survive(ctx, c.read)) })
 	wg.Go(func() { cancel(c.survive(ctx, c.write)) })
 	wg.Wait()
+	c.abandonCalls()
 	<-unblocked // or it would undo the deadlines of sayFatal
 	select {
 	case <-handled:
@@ -213,6 +214,9 @@ func (c *conn) reply(m teeth.Message) error {
 		return nil
 	case it == certItem:
 		c.certificate(m)
+		return nil
+	case it.call != nil:
+		it.call.answer(m)
 		return nil
 	case m.Kind == teeth.KindError && it != pingItem:
 		log.Warn("the server refused a message", "method", it.method, "task", it.task, "final", it.final, "err", clip(m.Err.Msg))

@@ -23,6 +23,7 @@ type item struct {
 	task   string // of a task_status
 	final  bool
 	state  itemState
+	call   *call // who waits for the answer; it is in no outbox
 }
 
 type itemState int

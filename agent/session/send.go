@@ -28,6 +28,7 @@ func (c *conn) write(ctx context.Context) error {
 	ping := time.NewTicker(c.s.timers.ping)
 	defer ping.Stop()
 	var wake chan struct{} // nil until the handshake was answered
+	var calls <-chan *item // the same
 	var tick <-chan time.Time
 	ask := time.NewTimer(time.Hour)
 	ask.Stop()
@@ -47,7 +48,7 @@ func (c *conn) write(ctx context.Context) error {
 			handshaken = nil
 			timeout.Stop()
 			ping.Reset(c.s.timers.ping)
-			wake, tick = c.s.outbox.wake, ping.C
+			wake, tick, calls = c.s.outbox.wake, ping.C, c.s.calls
 			if err := c.command(ctx, pingItem, pingItem.params); err != nil {
 				return err
 			}
@@ -68,6 +69,10 @@ func (c *conn) write(ctx context.Context) error {
 		case <-tick:
 			c.s.outbox.retry()
 			if err := c.command(ctx, pingItem, pingItem.params); err != nil {
+				return err
+			}
+		case it := <-calls:
+			if err := c.command(ctx, it, it.params); err != nil {
 				return err
 			}
 		case <-wake:
@@ -102,6 +107,10 @@ func (c *conn) command(ctx context.Context, it *item, params json.RawMessage) er
 	if err != nil {
 		if it == handshakeItem {
 			return err
+		}
+		if it.call != nil {
+			it.call.fail(err)
+			return nil
 		}
 		c.s.cfg.Log.Error("message cannot be sent", "method", it.method, "task", it.task, "final", it.final, "err", err)
 		c.s.outbox.discard(it)

@@ -68,6 +68,7 @@ type Session struct {
 	timers timers
 	dial   func(ctx context.Context, endpoint string) (net.Conn, error)
 	outbox *outbox
+	calls  chan *item
 
 	connected atomic.Bool
 	lastHeard atomic.Pointer[time.Time]
@@ -87,6 +88,7 @@ func New(cfg Config) (*Session, error) {
 	s := &Session{
 		cfg:    cfg,
 		outbox: newOutbox(),
+		calls:  make(chan *item),
 		timers: timers{
 			ping: 20 * time.Second, idle: 60 * time.Second,
 			backoffMin: time.Second, backoffMax: 30 * time.Second,

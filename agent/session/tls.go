@@ -31,24 +31,32 @@ func parsePin(s string) (pin [sha256.Size]byte, err error) {
 // TLSConfig is for other connections to the control plane: it trusts the CA with
 // that digest (as Config's CASHA256), and knows servers by teeth.ServerName.
 func TLSConfig(caSHA256 string) (*tls.Config, error) {
+	return PinnedTLS(caSHA256, teeth.ServerName)
+}
+
+// PinnedTLS is TLSConfig for a server that is not the control plane, and is known by
+// another name or IP address. It has to send its CA's certificate, too.
+func PinnedTLS(caSHA256, name string) (*tls.Config, error) {
 	pin, err := parsePin(caSHA256)
 	if err != nil {
 		return nil, err
 	}
-	return tlsConfig(pin), nil
+	return pinned(pin, name), nil
 }
 
 // tlsConfig trusts the one CA whose certificate has that digest, and nothing
 // else: no system roots exist in a ramdisk.
-func tlsConfig(pin [sha256.Size]byte) *tls.Config {
+func tlsConfig(pin [sha256.Size]byte) *tls.Config { return pinned(pin, teeth.ServerName) }
+
+func pinned(pin [sha256.Size]byte, name string) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
-		ServerName: teeth.ServerName,
+		ServerName: name,
 		// The standard verification wants a root certificate, and all there is
 		// is a digest. verify does the whole of it instead.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			return verify(cs.PeerCertificates, pin, time.Now())
+			return verify(cs.PeerCertificates, pin, name, time.Now())
 		},
 		// Thousands of agents come back at once when a control plane restarts.
 		ClientSessionCache: tls.NewLRUClientSessionCache(4),
@@ -86,14 +94,14 @@ func handshake(ctx context.Context, raw net.Conn, conf *tls.Config) (net.Conn, e
 // chain is checked as of the day it was made. That gives up nothing but the
 // expiry, which only a right clock could check anyway: the pinned CA still has
 // to have signed.
-func verify(chain []*x509.Certificate, pin [sha256.Size]byte, now time.Time) error {
+func verify(chain []*x509.Certificate, pin [sha256.Size]byte, name string, now time.Time) error {
 	if len(chain) == 0 {
 		return errors.New("the server sent no certificate")
 	}
 	opts := x509.VerifyOptions{
 		Roots:         x509.NewCertPool(),
 		Intermediates: x509.NewCertPool(),
-		DNSName:       teeth.ServerName,
+		DNSName:       name,
 		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		CurrentTime:   now,
 	}

@@ -213,17 +213,17 @@ func TestVerifyWithAWrongClock(t *testing.T) {
 		"an hour ago": {time.Now().Add(-time.Hour), ""},
 		"tomorrow":    {time.Now().Add(48 * time.Hour), "expired"},
 	} {
-		err := verify(chain, pin, tt.now)
+		err := verify(chain, pin, teeth.ServerName, tt.now)
 		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	// The future part of the chain must not be stretched to suit an expired one.
 	stranger := ca.leaf(t, func(c *x509.Certificate) { c.NotBefore, c.NotAfter = time.Unix(1, 0), time.Unix(2, 0) })
-	if err := verify([]*x509.Certificate{stranger.Leaf, ca.cert}, pin, time.Unix(0, 0)); err == nil {
+	if err := verify([]*x509.Certificate{stranger.Leaf, ca.cert}, pin, teeth.ServerName, time.Unix(0, 0)); err == nil {
 		t.Error("a certificate that had expired before its CA was made passed")
 	}
-	if verify(nil, pin, time.Now()) == nil {
+	if verify(nil, pin, teeth.ServerName, time.Now()) == nil {
 		t.Error("no certificate passed")
 	}
 }
@@ -256,7 +256,7 @@ func TestResumption(t *testing.T) {
 	}
 	// The same session, but the agent is told to trust another CA.
 	s.creds.plain.VerifyConnection = func(cs tls.ConnectionState) error {
-		return verify(cs.PeerCertificates, sha256.Sum256(newAuthority(t).cert.Raw), time.Now())
+		return verify(cs.PeerCertificates, sha256.Sum256(newAuthority(t).cert.Raw), teeth.ServerName, time.Now())
 	}
 	if _, err := s.connect(t.Context(), addr); err == nil || !strings.Contains(err.Error(), "pinned CA") {
 		t.Errorf("resumed without a look at the pin: %v", err)
