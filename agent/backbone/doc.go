@@ -43,8 +43,9 @@ type Transport interface {
 	// Send sends a message to the master. It returns when the peer next to us has it.
 	Send(ctx context.Context, e wire.Envelope) error
 	// Identity returns under which id the master knows this host, and in which
-	// dialect it is spoken to.
-	Identity() (hostID string, d wire.Dialect)
+	// dialect it is spoken to. As long as that is a guess, a status has what any
+	// master needs.
+	Identity() (hostID string, d wire.Dialect, sure bool)
 	// Installed tells the names of the apps that are installed, sorted. It returns at
 	// once.
 	Installed(apps []string)

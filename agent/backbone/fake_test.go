@@ -191,10 +191,10 @@ func newLine(d wire.Dialect) *line {
 	return &line{in: make(chan wire.Envelope, 100), up: make(chan struct{}, 1), id: "host-1", dialect: d}
 }
 
-func (l *line) Receive() <-chan wire.Envelope    { return l.in }
-func (l *line) Up() <-chan struct{}              { return l.up }
-func (l *line) Identity() (string, wire.Dialect) { return l.id, l.dialect }
-func (l *line) Installed(names []string)         { l.mu.Lock(); l.names = names; l.mu.Unlock() }
+func (l *line) Receive() <-chan wire.Envelope          { return l.in }
+func (l *line) Up() <-chan struct{}                    { return l.up }
+func (l *line) Identity() (string, wire.Dialect, bool) { return l.id, l.dialect, true }
+func (l *line) Installed(names []string)               { l.mu.Lock(); l.names = names; l.mu.Unlock() }
 func (l *line) Send(_ context.Context, e wire.Envelope) error {
 	body, err := e.Append(nil)
 	if err != nil {

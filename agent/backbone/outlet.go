@@ -75,13 +75,17 @@ func (o *outlet) send(ctx context.Context) {
 // envelope makes of a status what the master behind this transport expects.
 func (o *outlet) envelope(st wire.Status) wire.Envelope {
 	var d wire.Dialect
-	st.HostID, d = o.t.Identity()
+	var sure bool
+	st.HostID, d, sure = o.t.Identity()
 	if d == wire.Document {
 		// It has no other way to show that it has not taken a configuration.
 		if r, err := st.Report(); err == nil && r != nil && r.Refused != nil && st.State == wire.StateOK {
 			st.State = wire.StateErrors
 		}
 		st.DesiredApps = nil
+		if sure { // a later master takes no status without
+			st.HostAgent = wire.HostAgent{}
+		}
 	} else {
 		st.Apps = withoutURL(st.Apps)
 	}

@@ -104,8 +104,8 @@ func TestDocumentWords(t *testing.T) {
 		}
 		h.change(func() { h.fail = nil })
 		r.tell(strings.ReplaceAll(web, "'1'", "'2'"))
-		if list := r.want("converging ok"); list[1].Apps["web"].URL != "http://h/web-1.deb" {
-			t.Errorf("the document's apps have a URL: %+v", list[1].Apps)
+		if list := r.want("converging ok"); list[1].Apps["web"].URL != "http://h/web-1.deb" || list[1].HostAgent.Status != "" {
+			t.Errorf("the document's apps have a URL, and it knows no host_agent: %+v", list[1])
 		}
 		r.tell(`{'web': {}}`)
 		r.want("errors") // of a message, as there is no other word

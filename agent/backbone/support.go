@@ -13,7 +13,7 @@ func (s *Slave) answer(o *outlet, m wire.Envelope) {
 		return
 	}
 	s.c.Log.Warn("a request of the master is refused", "opcode", m.Opcode)
-	id, _ := o.t.Identity()
+	id, _, _ := o.t.Identity()
 	data := map[string]any{"host_id": id, "info": s.c.Info}
 	for _, name := range []string{"upload", "label", "command"} {
 		if v, ok := m.Extra[name]; ok {

@@ -181,10 +181,10 @@ func (s *Session) Receive() <-chan wire.Envelope { return s.in }
 func (s *Session) Up() <-chan struct{} { return s.up }
 
 // Identity implements backbone.Transport.
-func (s *Session) Identity() (string, wire.Dialect) {
+func (s *Session) Identity() (hostID string, d wire.Dialect, sure bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.id, s.dialect
+	return s.id, s.dialect, s.fixed
 }
 
 // Installed implements backbone.Transport.

@@ -123,8 +123,8 @@ func document(t *testing.T, b *rabbitmqtest.Broker, _ string) {
 	s := newSlave(t, b.URL(), broker.Auto) // the exchange is not there yet
 	eventually(t, "it has a queue", func() bool { return s.log.count("taking messages") == 1 })
 	m := newMaster(t, b.URL(), "document")
-	if st := m.sequence(wire.StateOK); st.HostID != mac { // the answer to its broadcast
-		t.Errorf("announced as %s", st.HostID)
+	if st := m.sequence(wire.StateOK); st.HostID != mac || st.HostAgent.Status != "running" { // the answer to its broadcast
+		t.Errorf("announced: %+v", st)
 	}
 	m.send(false, mac, plainWeb)
 	st := m.sequence(wire.StateConverging, wire.StateOK)

@@ -75,10 +75,7 @@ func (s *Session) serve(all, ctx context.Context, conn *amqp.Connection) error {
 
 // round finds out where messages are to be had, and takes them until that ends.
 func (s *Session) round(all, ctx context.Context, conn *amqp.Connection) error {
-	id, d := s.Identity()
-	s.mu.Lock()
-	fixed := s.fixed
-	s.mu.Unlock()
+	id, d, fixed := s.Identity()
 	if !fixed {
 		found, err := s.later(conn)
 		switch {
@@ -225,10 +222,7 @@ func (s *Session) consume(all, ctx context.Context, ch *amqp.Channel, queue stri
 	var recheck <-chan time.Time
 	if up != nil {
 		rebind = s.rebind
-		s.mu.Lock()
-		fixed := s.fixed
-		s.mu.Unlock()
-		if !fixed {
+		if _, _, sure := s.Identity(); !sure {
 			t := time.NewTicker(s.c.Recheck/2 + rand.N(s.c.Recheck))
 			defer t.Stop()
 			recheck = t.C
