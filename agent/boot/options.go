@@ -40,13 +40,14 @@ type Options struct {
 	Rescue   string            // teeth.rescue: SSH public key, kept for the rescue server
 	RackHD   string            // teeth.rackhd: URL of a server of RackHD's tasks API to run the commands of; "" for none
 	AnyFiles bool              // teeth.rackhd_downloads=any: its commands may have files from other hosts than that
+	Backbone BackboneOptions   // teeth.backbone and its like: a master of apps that is not the control plane
 	Consoles []string          // console: device names such as ttyS0
 	Panic    time.Duration     // panic: how long last words stay on the screen before the reboot
 	Params   map[string]string // MODULE.PARAM=VALUE, joined per module as finit_module(2) wants them
 	Denied   []string          // modprobe.blacklist, module_blacklist: modules not to load
 }
 
-// LogValue keeps the token out of every log.
+// LogValue keeps token and passwords out of every log.
 func (o Options) LogValue() slog.Value {
 	token := "none"
 	if o.Token != "" {
@@ -69,6 +70,7 @@ func (o Options) LogValue() slog.Value {
 		slog.Duration("watchdog", o.Watchdog),
 		slog.Bool("rescue", o.Rescue != ""),
 		slog.String("rackhd", o.RackHD),
+		slog.Bool("backbone", o.Backbone.URL != ""),
 	)
 }
 
@@ -177,6 +179,9 @@ var setters = map[string]func(*Options, string) error{
 		o.AnyFiles = v == "any"
 		return nil
 	},
+	"teeth.backbone":           setBackbone,
+	"teeth.backbone_ca_sha256": setBackboneCA,
+	"teeth.backbone_dialect":   setBackboneDialect,
 	"console": func(o *Options, v string) error {
 		name, _, _ := strings.Cut(v, ",")
 		if name == "" || name == "null" {

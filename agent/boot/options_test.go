@@ -50,6 +50,12 @@ func TestParseOptions(t *testing.T) {
 		{"rackhd", "teeth.rackhd=http://10.0.0.1:8082 teeth.rackhd_downloads=any", func(o *Options) { o.RackHD, o.AnyFiles = "http://10.0.0.1:8082", true }, ""},
 		{"rackhd without scheme", "teeth.rackhd=10.0.0.1:8082", func(*Options) {}, "want http://HOST:PORT"},
 		{"rackhd downloads", "teeth.rackhd_downloads=all", func(*Options) {}, "write any or server"},
+		{"backbone", "teeth.backbone=amqps://u:p@h/v teeth.backbone_ca_sha256=" + strings.Repeat("AB", 32) + " teeth.backbone_dialect=2015", func(o *Options) {
+			o.Backbone = BackboneOptions{URL: "amqps://u:p@h/v", CASHA256: strings.Repeat("ab", 32), Dialect: "2015"}
+		}, ""},
+		{"backbone by HTTP", "teeth.backbone=http://u:hush@h/", func(*Options) {}, "want amqp[s]://"},
+		{"backbone's pin", "teeth.backbone_ca_sha256=ab", func(*Options) {}, "64 hex digits"},
+		{"backbone's dialect", "teeth.backbone_dialect=new", func(*Options) {}, "auto, document, 2014 or 2015"},
 		{"consoles", "console=tty0 console=ttyS1,115200n8 console=null", func(o *Options) { o.Consoles = []string{"tty0", "ttyS1"} }, ""},
 		{"console that climbs", "console=../sda", func(*Options) {}, "not a console"},
 		{"panic at once", "panic=-1", func(o *Options) { o.Panic = 0 }, ""},
@@ -87,7 +93,7 @@ func TestParseOptions(t *testing.T) {
 
 func TestTokenStaysSecret(t *testing.T) {
 	const secret = "hush-hush"
-	o, err := ParseOptions("teeth.token=" + secret)
+	o, err := ParseOptions("teeth.token=" + secret + " teeth.backbone=amqp://u:" + secret + "@h/")
 	if err != nil || o.Token != secret {
 		t.Fatal(o.Token, err)
 	}
@@ -95,6 +101,9 @@ func TestTokenStaysSecret(t *testing.T) {
 	slog.New(slog.NewTextHandler(&b, nil)).Info("x", "options", o, "pointer", &o)
 	fmt.Fprintf(&b, "%v %+v %#v %s %q", o, o, o, o, o)
 	fmt.Fprintf(&b, "%v %+v %#v", &o, struct{ O Options }{o}, []Options{o})
+	if _, err := ParseOptions("teeth.backbone=amqpx://u:" + secret + "@h/"); err != nil {
+		b.WriteString(err.Error())
+	}
 	if _, err = ParseOptions("teeth.token=" + secret + "\x01"); err == nil {
 		t.Error("control characters in a token are accepted")
 	} else {
