@@ -144,7 +144,7 @@ func (d *DB) Issue(ctx context.Context, in NewCommand) (Command, error) {
 			uuid.NewString(), id.String()); err != nil {
 			return err
 		}
-		return d.notifyCommands(ctx, t)
+		return d.notify(ctx, t, channelCommands)
 	})
 	if err != nil {
 		return Command{}, fmt.Errorf("issue command: %w", err)
@@ -153,13 +153,12 @@ func (d *DB) Issue(ctx context.Context, in NewCommand) (Command, error) {
 	return d.Command(ctx, id.String())
 }
 
-// notifyCommands tells the other servers, when the transaction is committed, that
-// something about commands has changed.
-func (d *DB) notifyCommands(ctx context.Context, t runner) error {
+// notify tells the other servers, when the transaction is committed.
+func (d *DB) notify(ctx context.Context, t runner, channel string) error {
 	if d.pg == nil {
 		return nil
 	}
-	_, err := t.ExecContext(ctx, `NOTIFY `+channelCommands)
+	_, err := t.ExecContext(ctx, `NOTIFY `+channel)
 	return err
 }
 
@@ -357,11 +356,11 @@ func (d *DB) Cancel(ctx context.Context, id string) (n int64, err error) {
 		if _, err := t.ExecContext(ctx, d.d.rebind(`DELETE FROM command_queues WHERE command_id = ?`), id); err != nil {
 			return err
 		}
-		return d.notifyCommands(ctx, t)
+		return d.notify(ctx, t, channelResults)
 	})
 	if err != nil {
 		return 0, fmt.Errorf("cancel command %s: %w", id, err)
 	}
-	d.wakeCommands()
+	d.wakeResults()
 	return n, nil
 }

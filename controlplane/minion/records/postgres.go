@@ -23,9 +23,11 @@ import (
 )
 
 const (
-	// channelCommands is the original's; channelLines tells of new lines.
+	// channelCommands is the original's. The others tell of new lines and of what has
+	// come of commands.
 	channelCommands = "agent_commands"
 	channelLines    = "teeth_records"
+	channelResults  = "teeth_results"
 	// outage is how long a write waits for a database that is away.
 	outage = 10 * time.Second
 )
@@ -274,11 +276,12 @@ func (d *DB) hear(ctx context.Context, own string) error {
 		return err
 	}
 	defer conn.Close(context.Background())
-	if _, err := conn.Exec(ctx, `LISTEN `+channelCommands+`; LISTEN `+channelLines); err != nil {
+	if _, err := conn.Exec(ctx, `LISTEN `+channelCommands+`; LISTEN `+channelLines+`; LISTEN `+channelResults); err != nil {
 		return err
 	}
 	d.wakeCommands() // what was notified meanwhile
 	d.wakeLines()
+	d.wakeResults()
 	for {
 		waiting, cancel := context.WithTimeout(ctx, time.Minute)
 		n, err := conn.WaitForNotification(waiting)
@@ -286,6 +289,8 @@ func (d *DB) hear(ctx context.Context, own string) error {
 		switch {
 		case err == nil && n.Channel == channelCommands:
 			d.wakeCommands()
+		case err == nil && n.Channel == channelResults:
+			d.wakeResults()
 		case err == nil:
 			if n.Payload != own {
 				d.wakeLines()

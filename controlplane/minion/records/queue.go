@@ -154,7 +154,7 @@ func (d *DB) Settle(ctx context.Context, now time.Time) error {
 		return fmt.Errorf("commands whose time is over: %w", err)
 	}
 	if changed > 0 {
-		d.wakeCommands()
+		d.wakeResults()
 	}
 	return nil
 }

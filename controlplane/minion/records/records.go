@@ -93,12 +93,14 @@ type DB struct {
 	others sync.WaitGroup
 	closed atomic.Bool
 
-	writing sync.Mutex // held by Write
-	in      writer
+	writing      sync.Mutex // held by Write
+	segmentation sync.Mutex // held by segmentAll
+	in           writer
 
 	mu       sync.Mutex
 	lines    chan struct{} // closed when there may be new lines or telemetry
-	commands chan struct{} // closed when something may have changed about commands
+	commands chan struct{} // closed when there may be new commands
+	results  chan struct{} // closed when something may have come of a command
 	seen     map[wire.ID]agent
 }
 
@@ -116,7 +118,7 @@ func Open(ctx context.Context, dsn string, o Options) (*DB, error) {
 	}
 	d := &DB{
 		o: o, log: o.Log, meters: newMeters(),
-		lines: make(chan struct{}), commands: make(chan struct{}), seen: map[wire.ID]agent{},
+		lines: make(chan struct{}), commands: make(chan struct{}), results: make(chan struct{}), seen: map[wire.ID]agent{},
 	}
 	var err error
 	if strings.HasPrefix(dsn, "postgres://") || strings.HasPrefix(dsn, "postgresql://") {
@@ -179,16 +181,25 @@ func (d *DB) Lines() <-chan struct{} {
 	return d.lines
 }
 
-// Commands returns a channel that is closed when commands, or what has come of them,
-// may have changed, here or by the hand of others. Look every few seconds besides.
+// Commands returns a channel that is closed when commands may have been issued, here,
+// on another server, or by hand. Look every few seconds besides.
 func (d *DB) Commands() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.commands
 }
 
+// Results returns a channel that is closed when something may have come of a command.
+// What other servers hear may be missed: look every second.
+func (d *DB) Results() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.results
+}
+
 func (d *DB) wakeLines()    { d.wake(&d.lines) }
 func (d *DB) wakeCommands() { d.wake(&d.commands) }
+func (d *DB) wakeResults()  { d.wake(&d.results) }
 
 func (d *DB) wake(c *chan struct{}) {
 	d.mu.Lock()

@@ -59,7 +59,7 @@ func (d *DB) Respond(ctx context.Context, a minion.Agent, result wire.Result) er
 		}
 		if result.State == Running {
 			_, err := t.ExecContext(ctx, d.d.rebind(`UPDATE servers_commands SET state = ?, updated_at = `+d.d.now()+` WHERE id = ?`), Running, result.Order.String())
-			return errors.Join(err, d.notifyCommands(ctx, t))
+			return errors.Join(err, d.notify(ctx, t, channelResults))
 		}
 		return d.respond(ctx, t, result)
 	})
@@ -69,7 +69,7 @@ func (d *DB) Respond(ctx context.Context, a minion.Agent, result wire.Result) er
 	if why != "" {
 		return odd(why)
 	}
-	d.wakeCommands()
+	d.wakeResults()
 	return nil
 }
 
@@ -112,7 +112,7 @@ func (d *DB) respond(ctx context.Context, t *sql.Tx, r wire.Result) error {
 	if _, err := t.ExecContext(ctx, d.d.rebind(`DELETE FROM command_outputs WHERE servers_command_id = ?`), id); err != nil {
 		return err
 	}
-	return d.notifyCommands(ctx, t)
+	return d.notify(ctx, t, channelResults)
 }
 
 func (d *DB) parts(ctx context.Context, t *sql.Tx, id string) (stdout, stderr []string, err error) {

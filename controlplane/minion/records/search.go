@@ -194,22 +194,18 @@ func (d *DB) find(ctx context.Context, s Search) (Page, error) {
 			} else {
 				part.last = min(sp.last, sp.first+wide-1)
 			}
-			room := s.Limit - len(p.Lines)
-			lines, full, err := d.look(ctx, c, part, room, s.Newest)
+			lines, reached, err := d.look(ctx, c, part, s.Limit-len(p.Lines), s.Newest)
 			if err != nil {
 				return p, err
 			}
 			p.Lines = append(p.Lines, lines...)
 			if s.Newest {
-				sp.last = part.first - 1
+				sp.last = reached - 1
 			} else {
-				sp.first, p.Next = part.last+1, part.last
+				sp.first, p.Next = reached+1, reached
 			}
-			if full || time.Now().After(end) {
-				p.More = full || sp.first <= sp.last || i+1 < len(spans)
-				if full && !s.Newest {
-					p.Next = p.Lines[len(p.Lines)-1].Seq
-				}
+			if len(p.Lines) == s.Limit || time.Now().After(end) {
+				p.More = sp.first <= sp.last || i+1 < len(spans)
 				return d.finish(p, s, head), nil
 			}
 		}
@@ -279,37 +275,36 @@ func (d *DB) spans(ctx context.Context, s Search, c condition, head int64) ([]sp
 	return list, rows.Err()
 }
 
-// look returns up to limit lines of a range, and whether it has stopped at that.
-func (d *DB) look(ctx context.Context, c condition, sp span, limit int, newest bool) (lines []Log, full bool, err error) {
-	order := ``
+// look returns up to limit lines of a range, and how far it has looked.
+func (d *DB) look(ctx context.Context, c condition, sp span, limit int, newest bool) (lines []Log, reached int64, err error) {
+	order, reached := ``, sp.last
 	if newest {
-		order = ` DESC`
+		order, reached = ` DESC`, sp.first
 	}
-	query := `SELECT seq, id, server_id, service, msg, created_at, updated_at FROM logs WHERE seq BETWEEN ? AND ?` + c.sql + ` ORDER BY seq` + order
-	args := append([]any{sp.first, sp.last}, c.args...)
-	if c.match == nil {
-		query += ` LIMIT ?`
-		args = append(args, limit)
+	read := limit
+	if c.match != nil { // the database cannot tell all, but most
+		read = limit + 1000
 	}
-	rows, err := d.r.QueryContext(ctx, d.d.rebind(query), args...)
+	rows, err := d.r.QueryContext(ctx, d.d.rebind(`SELECT seq, id, server_id, service, msg, created_at, updated_at FROM logs
+		WHERE seq BETWEEN ? AND ?`+c.sql+` ORDER BY seq`+order+` LIMIT ?`), append(append([]any{sp.first, sp.last}, c.args...), read)...)
 	if err != nil {
-		return nil, false, err
+		return nil, 0, err
 	}
 	defer rows.Close()
-	for rows.Next() {
+	for n := 1; rows.Next(); n++ {
 		var l Log
 		var id, server wire.ID
 		var at, received stamp
 		if err := rows.Scan(&l.Seq, idOf{&id, unsorted}, idOf{&server, plain}, &l.Service, &l.Message, &at, &received); err != nil {
-			return nil, false, err
+			return nil, 0, err
 		}
-		if c.match != nil && !c.match(l.Message) {
-			continue
+		if c.match == nil || c.match(l.Message) {
+			l.ID, l.Server, l.Time, l.Received = id.String(), server.String(), at.Time, received.Time
+			lines = append(lines, l)
 		}
-		l.ID, l.Server, l.Time, l.Received = id.String(), server.String(), at.Time, received.Time
-		if lines = append(lines, l); len(lines) == limit {
-			return lines, true, nil
+		if n == read || len(lines) == limit {
+			return lines, l.Seq, nil
 		}
 	}
-	return lines, false, rows.Err()
+	return lines, reached, rows.Err()
 }

@@ -16,6 +16,8 @@ const (
 
 // segmentAll closes all segments that are ready. One server at a time does it.
 func (d *DB) segmentAll(ctx context.Context) error {
+	d.segmentation.Lock()
+	defer d.segmentation.Unlock()
 	for {
 		more, err := d.segmentNext(ctx, time.Now())
 		if err != nil {
