@@ -8,6 +8,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -33,6 +34,7 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/controlplane/workflow"
 	"github.com/teeth-metal/teeth/controlplane/workflow/definition"
+	"github.com/teeth-metal/teeth/internal/jsondepth"
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
 
@@ -275,31 +277,40 @@ func done(w http.ResponseWriter, err error) error {
 	return err
 }
 
+// maxNesting is how deep a request's JSON may nest. What is stored of it is told
+// again inside other JSON, whose decoders and encoders have bounds, too.
+const maxNesting = 64
+
 // read decodes a request's JSON strictly: a misspelt option of something that
 // destroys data must not be ignored.
 func read(w http.ResponseWriter, r *http.Request, v any) error {
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
-	dec.DisallowUnknownFields()
-	err := dec.Decode(v)
-	if err == nil {
-		if _, err = dec.Token(); err == io.EOF {
-			// Left standing, the deadline would end requests that take longer to carry out.
-			http.NewResponseController(w).SetReadDeadline(time.Time{})
-			return nil
-		}
-		err = errors.New("text after the JSON object")
-	}
-	var large *http.MaxBytesError
-	if errors.As(err, &large) {
+	b, err := readRaw(w, r)
+	if err != nil {
 		return err
 	}
-	return &refusal{http.StatusBadRequest, "request: " + err.Error()}
+	if jsondepth.Exceeds(b, maxNesting) {
+		return &refusal{http.StatusBadRequest, fmt.Sprintf("request: it nests deeper than %d", maxNesting)}
+	}
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return &refusal{http.StatusBadRequest, "request: " + err.Error()}
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return &refusal{http.StatusBadRequest, "request: text after the JSON object"}
+	}
+	return nil
 }
 
 // readRaw returns a request's body, at most maxBody of it.
 func readRaw(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	var large *http.MaxBytesError
+	if err != nil && !errors.As(err, &large) {
+		return nil, &refusal{http.StatusBadRequest, "request: " + err.Error()}
+	}
 	if err == nil {
+		// Left standing, the deadline would end requests that take longer to carry out.
 		http.NewResponseController(w).SetReadDeadline(time.Time{})
 	}
 	return b, err

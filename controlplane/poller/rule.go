@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/teeth-metal/teeth/controlplane/power"
 	"github.com/teeth-metal/teeth/controlplane/snmp"
@@ -97,8 +99,8 @@ func compile(kind string, rules []Rule) ([]rule, error) {
 
 func (r Rule) compile(kind string) (rule, error) {
 	c := rule{Rule: r}
-	if r.Name == "" || len(r.Name) > maxName || r.Name == Unreachable {
-		return c, fmt.Errorf("a rule has a name of 1 to %d bytes, and not %q", maxName, Unreachable)
+	if r.Name == "" || len(r.Name) > maxName || r.Name == Unreachable || !printable(r.Name) {
+		return c, fmt.Errorf("a rule has a name of 1 to %d bytes that can be printed, and not %q", maxName, Unreachable)
 	}
 	if c.Severity == "" {
 		c.Severity = power.Warning
@@ -130,6 +132,10 @@ func (r Rule) compile(kind string) (rule, error) {
 		return c, errors.New("hysteresis is not negative, and goes with above or below")
 	}
 	return c, r.conditions(kind)
+}
+
+func printable(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) })
 }
 
 // conditions checks that a rule says something, and something that can be.

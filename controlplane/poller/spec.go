@@ -63,8 +63,8 @@ func (s *Spec) check() error {
 	if !(s.Interval >= minInterval && s.Interval <= maxInterval) {
 		return fmt.Errorf("interval %v: write %d to %d seconds: %w", s.Interval, minInterval, maxInterval, ErrInvalid)
 	}
-	if len(s.Name) > 128 {
-		return fmt.Errorf("poller's name: longer than 128 bytes: %w", ErrInvalid)
+	if len(s.Name) > 128 || !printable(s.Name) {
+		return fmt.Errorf("poller's name %.40q: write up to 128 bytes that can be printed: %w", s.Name, ErrInvalid)
 	}
 	if s.Kind != SNMP {
 		switch {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"net/netip"
 	"regexp"
 	"strconv"
 	"strings"
@@ -103,6 +104,9 @@ func (t Target) Check() error {
 	return nil
 }
 
+// hostForm is of names and addresses, IPv6 with its zone among them.
+var hostForm = regexp.MustCompile(`^[A-Za-z0-9._:%-]{1,253}$`)
+
 func (t Target) hostPort() (string, uint16, error) {
 	host, port := t.Address, strconv.Itoa(defaultPort)
 	if h, p, err := net.SplitHostPort(t.Address); err == nil {
@@ -110,10 +114,15 @@ func (t Target) hostPort() (string, uint16, error) {
 	}
 	host = strings.Trim(host, "[]")
 	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 || host == "" || strings.ContainsAny(host, "/@ ") || strings.Contains(host, ":") && net.ParseIP(host) == nil {
+	if err != nil || n == 0 || host == "" || !hostForm.MatchString(host) || strings.Contains(host, ":") && !isAddress(host) {
 		return "", 0, fmt.Errorf("SNMP device %.80q: write HOST or HOST:PORT: %w", t.Address, ErrInvalid)
 	}
 	return host, uint16(n), nil
+}
+
+func isAddress(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err == nil
 }
 
 // Row is one object. Value is a number (integers beyond 2^53 as text), a text, or
