@@ -143,7 +143,7 @@ func (r *Runner) carryOut(ctx context.Context, c command, from Peer, give func(p
 		return refused(fmt.Errorf("busy: %d commands run or wait already", most))
 	}
 	defer r.waiting.Add(-1)
-	if err := r.slots.Acquire(ctx, 1); err != nil {
+	if ctx.Err() != nil || r.slots.Acquire(ctx, 1) != nil {
 		return refused(errors.New("the agent is ending"))
 	}
 	defer r.slots.Release(1)
