@@ -9,10 +9,14 @@ TEETH    = $(OUT)/bin/teeth
 # Where scripts/setup puts the Go toolchain on a machine without a recent one.
 export PATH := $(CURDIR)/out/.go/bin:$(PATH)
 
-.PHONY: teeth setup image install demo test bench lint clean
+.PHONY: teeth agent setup image install demo test bench lint clean
 
 teeth: setup
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o $(TEETH) ./cmd/teeth
+
+# The agent for installed systems (packaging/teeth-agent.service); the images have their own.
+agent: setup
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-X main.version=$(VERSION)' -o $(OUT)/bin/teeth-agent ./cmd/teeth-agent
 
 setup:
 	@scripts/setup

@@ -1,10 +1,16 @@
 package host
 
 import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
 	"gopkg.in/yaml.v3"
+
+	"github.com/teeth-metal/teeth/internal/need"
 )
 
 // The keys of the original's file.
@@ -92,6 +98,43 @@ func TestConfigOurs(t *testing.T) {
 	target, err := c.target()
 	if err != nil || target.TLS == nil || len(target.Addresses) != 2 || c.SpoolSize != 10<<20 || len(c.Unknown) != 1 || !strings.Contains(c.Unknown[0], "later") {
 		t.Errorf("%+v, %+v, %v", c, target, err)
+	}
+}
+
+// The settings that are installed, and those it shows in comments, make sense.
+func TestInstalledConfiguration(t *testing.T) {
+	b, err := os.ReadFile("../../packaging/teeth-agent.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{string(b), regexp.MustCompile(`(?m)^# (server_id|server_name|telemetries):`).ReplaceAllString(string(b), "$1:")} {
+		c, err := Parse([]byte(text))
+		if len(c.Unknown) > 0 || err != nil && !strings.Contains(err.Error(), "server_id is missing") {
+			t.Errorf("%v, %v", c.Unknown, err)
+		}
+	}
+}
+
+// systemd finds nothing wrong with the unit.
+func TestUnit(t *testing.T) {
+	need.Program(t, "systemd-analyze", "systemd")
+	b, err := os.ReadFile("../../packaging/teeth-agent.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable() // it looks whether the program is there
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = []byte(strings.ReplaceAll(string(b), "/opt/teeth/bin/teeth-agent", self))
+	b = regexp.MustCompile(`(?m)^Documentation=.*\n`).ReplaceAll(b, nil)
+	unit := filepath.Join(t.TempDir(), "teeth-agent.service")
+	if err := os.WriteFile(unit, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", unit).CombinedOutput()
+	if err != nil || strings.Contains(string(out), "teeth-agent") {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 
