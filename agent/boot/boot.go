@@ -212,6 +212,14 @@ func (m *Machine) Trust() (caSHA256, token string) {
 	return caSHA256, m.leaseToken
 }
 
+// Tap has f called with every line of the agent's log, those of the boot first. f must
+// return at once and must not log.
+func (m *Machine) Tap(f func(conlog.Line)) {
+	if m.out != nil {
+		m.out.Tap(f)
+	}
+}
+
 // SetHealth makes the watchdog ask f as well, every quarter of its timeout:
 // while f says false the watchdog is not fed. f must answer at once.
 func (m *Machine) SetHealth(f func() bool) {

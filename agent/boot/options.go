@@ -15,8 +15,11 @@ import (
 	"github.com/teeth-metal/teeth/agent/rackhd"
 )
 
-// DefaultPort is the port of the control plane where none is given.
-const DefaultPort = "8081"
+// Ports where none is given.
+const (
+	DefaultPort       = "8081" // of the control plane
+	DefaultMinionPort = "6766" // of a StreamServer
+)
 
 const (
 	defaultWatchdog   = 60 * time.Second
@@ -41,13 +44,14 @@ type Options struct {
 	RackHD   string            // teeth.rackhd: URL of a server of RackHD's tasks API to run the commands of; "" for none
 	AnyFiles bool              // teeth.rackhd_downloads=any: its commands may have files from other hosts than that
 	Backbone BackboneOptions   // teeth.backbone and its like: a master of apps that is not the control plane
+	Minion   MinionOptions     // teeth.minion and its like: a StreamServer that is not the control plane's
 	Consoles []string          // console: device names such as ttyS0
 	Panic    time.Duration     // panic: how long last words stay on the screen before the reboot
 	Params   map[string]string // MODULE.PARAM=VALUE, joined per module as finit_module(2) wants them
 	Denied   []string          // modprobe.blacklist, module_blacklist: modules not to load
 }
 
-// LogValue keeps token and passwords out of every log.
+// LogValue keeps token, passwords and keys out of every log.
 func (o Options) LogValue() slog.Value {
 	token := "none"
 	if o.Token != "" {
@@ -71,6 +75,7 @@ func (o Options) LogValue() slog.Value {
 		slog.Bool("rescue", o.Rescue != ""),
 		slog.String("rackhd", o.RackHD),
 		slog.Bool("backbone", o.Backbone.URL != ""),
+		slog.String("minion", strings.Join(o.Minion.Servers, ",")),
 	)
 }
 
@@ -179,6 +184,11 @@ var setters = map[string]func(*Options, string) error{
 		o.AnyFiles = v == "any"
 		return nil
 	},
+	"teeth.minion":             setMinion,
+	"teeth.minion_group":       setMinionGroup,
+	"teeth.minion_id":          setMinionID,
+	"teeth.minion_key":         setMinionKey,
+	"teeth.minion_insecure":    setMinionInsecure,
 	"teeth.backbone":           setBackbone,
 	"teeth.backbone_ca_sha256": setBackboneCA,
 	"teeth.backbone_dialect":   setBackboneDialect,

@@ -27,6 +27,13 @@ func TestParseOptions(t *testing.T) {
 		{"short pin", "teeth.ca_sha256=abcd", func(*Options) {}, "64 hex digits"},
 		{"token", `teeth.token="two words"`, func(o *Options) { o.Token = "two words" }, ""},
 		{"quotes around the word", `"teeth.token=two words"`, func(o *Options) { o.Token = "two words" }, ""},
+		{"minion", "teeth.minion=ss,[2001:db8::1]:47990 teeth.minion_group=g1 teeth.minion_id=id teeth.minion_key=k1 teeth.minion_insecure=1", func(o *Options) {
+			o.Minion = MinionOptions{Servers: []string{"ss:6766", "[2001:db8::1]:47990"}, Group: "g1", ID: "id", Key: "k1", Insecure: true}
+		}, ""},
+		{"minion without a port", "teeth.minion=ss:0", func(*Options) {}, `teeth.minion="ss:0" is not usable`},
+		{"minion's group", "teeth.minion_group=", func(*Options) {}, `teeth.minion_group="" is not usable`},
+		{"minion's id", "teeth.minion_id=\x01", func(*Options) {}, `teeth.minion_id="\x01" is not usable`},
+		{"minion in the clear", "teeth.minion_insecure=maybe", func(*Options) {}, `teeth.minion_insecure="maybe" is not usable`},
 		{"empty token", `teeth.token=`, func(*Options) {}, "teeth.token is not usable"},
 		{"insecure", "teeth.insecure=1", func(o *Options) { o.Insecure = true }, ""},
 		{"insecure nonsense", "teeth.insecure=yes", func(*Options) {}, "write 0 or 1"},
@@ -93,7 +100,7 @@ func TestParseOptions(t *testing.T) {
 
 func TestTokenStaysSecret(t *testing.T) {
 	const secret = "hush-hush"
-	o, err := ParseOptions("teeth.token=" + secret + " teeth.backbone=amqp://u:" + secret + "@h/")
+	o, err := ParseOptions("teeth.token=" + secret + " teeth.minion_key=" + secret + " teeth.backbone=amqp://u:" + secret + "@h/")
 	if err != nil || o.Token != secret {
 		t.Fatal(o.Token, err)
 	}
@@ -102,6 +109,11 @@ func TestTokenStaysSecret(t *testing.T) {
 	fmt.Fprintf(&b, "%v %+v %#v %s %q", o, o, o, o, o)
 	fmt.Fprintf(&b, "%v %+v %#v", &o, struct{ O Options }{o}, []Options{o})
 	if _, err := ParseOptions("teeth.backbone=amqpx://u:" + secret + "@h/"); err != nil {
+		b.WriteString(err.Error())
+	}
+	if _, err := ParseOptions("teeth.minion_key=" + secret + "\x01"); err == nil {
+		t.Error("control characters in a key are accepted")
+	} else {
 		b.WriteString(err.Error())
 	}
 	if _, err = ParseOptions("teeth.token=" + secret + "\x01"); err == nil {

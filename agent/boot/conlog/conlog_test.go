@@ -1,11 +1,14 @@
 package conlog
 
 import (
+	"cmp"
+	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -193,5 +196,21 @@ func TestOpenKmsg(t *testing.T) {
 	w.(io.Closer).Close()
 	if b, _ := os.ReadFile(limit); string(b) != "on\n" {
 		t.Errorf("limit %q", b)
+	}
+}
+
+func TestTap(t *testing.T) {
+	out := NewOutput(nil, nil)
+	for i := range keepLines + 10 {
+		out.Line(slog.LevelInfo, fmt.Sprint("before ", i))
+	}
+	var got []Line
+	out.Tap(func(l Line) { got = append(got, l) })
+	out.Line(slog.LevelError, "a\nb\n")
+	if len(got) != keepLines+2 || got[0].Text != "before 10" || got[keepLines].Text != "a" || got[keepLines+1].Level != slog.LevelError {
+		t.Fatalf("%d lines, first %+v, last %+v", len(got), got[0], got[len(got)-1])
+	}
+	if !slices.IsSortedFunc(got, func(a, b Line) int { return cmp.Compare(a.At, b.At) }) || got[0].At <= 0 {
+		t.Error("lines are not in the order of their times")
 	}
 }

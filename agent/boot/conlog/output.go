@@ -26,7 +26,19 @@ type Output struct {
 	kmsg     io.Writer // one Write is one record; nil means none
 	consoles []*console
 	mu       sync.Mutex // keeps the lines of one text together in kmsg
+	tap      func(Line)
+	history  []Line // until there is a tap
 }
+
+// Line is a line as it was written.
+type Line struct {
+	At    time.Duration // since the kernel started
+	Level slog.Level
+	Text  string
+}
+
+// keepLines is how many lines are kept for a tap: about what one boot prints.
+const keepLines = 1024
 
 type console struct {
 	name    string
@@ -54,10 +66,36 @@ func (o *Output) Line(level slog.Level, msg string) {
 	defer o.mu.Unlock()
 	for line := range strings.SplitSeq(strings.TrimRight(msg, "\n"), "\n") {
 		o.toKmsg(level, line)
+		o.toTap(Line{time.Duration(stamp * float64(time.Second)), level, line})
 		for _, c := range o.consoles {
 			c.put(fmt.Sprintf("[%12.6f] teeth: %-5s %s\n", stamp, level, line))
 		}
 	}
+}
+
+// Tap has f called with every line, those first that were written before, as far as
+// they are kept. f must return at once, and must not write to o. There is one tap: the
+// next takes its place.
+func (o *Output) Tap(f func(Line)) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.tap = f
+	for _, l := range o.history {
+		f(l)
+	}
+	o.history = nil
+}
+
+// toTap hands a line to the tap, or keeps it for one. o.mu is held.
+func (o *Output) toTap(l Line) {
+	if o.tap != nil {
+		o.tap(l)
+		return
+	}
+	if len(o.history) == keepLines {
+		o.history = o.history[1:]
+	}
+	o.history = append(o.history, l)
 }
 
 // Flush waits until the consoles have taken all lines, at most d. It reports
