@@ -17,13 +17,10 @@ import (
 const length = 2
 
 func (c *Client) put(f wire.Frame) {
-	b, err := f.AppendLarge(nil)
-	if err == nil {
-		_, err = c.spool.Put(b[length:])
-	}
-	if err != nil {
-		// Nothing that could be said of it would get further. Closed is closed.
-		c.opt.Log.Debug("a record cannot be kept", "err", err)
+	if b, err := f.AppendLarge(nil); err == nil { // its length is bounded
+		// Only a spool that was closed refuses it, and what could be said of that would
+		// come here again.
+		_, _ = c.spool.Put(b[length:])
 	}
 }
 
@@ -73,7 +70,12 @@ func (c *Client) historicID(at time.Time) wire.ID {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h := &c.history
-	if !at.After(h.last) {
+	at = at.Round(0)
+	switch {
+	case at.After(h.last):
+	case h.last.Sub(at) > time.Second: // the clock was set, and so were times that are reckoned from it
+		h.node = wire.RandomNode()
+	default:
 		at = h.last.Add(1)
 	}
 	h.last = at
@@ -100,6 +102,7 @@ type outgoing struct {
 	// and those before it are not good for an original any more.
 	tried    uint64
 	commands context.Context // of commands: Run's
+	said     string          // why the session takes nothing
 }
 
 // mark is a frame that was made: which record it is, and its id.

@@ -118,11 +118,13 @@ func (c *Client) overSession(ctx context.Context, t *Target, out *outgoing) (mor
 		return false, err
 	}
 	if err := c.opt.Session(ctx, frames); err != nil {
-		if !errors.Is(err, ErrNoSession) && ctx.Err() == nil {
-			c.opt.Log.Warn("records are not taken over the session", "err", err)
+		if text := err.Error(); !errors.Is(err, ErrNoSession) && ctx.Err() == nil && text != out.said {
+			c.opt.Log.Warn("records are not taken over the session, and are kept", "err", err)
+			out.said = text
 		}
 		return false, err
 	}
+	out.said = ""
 	c.spool.Ack(last.seq)
 	return true, nil
 }

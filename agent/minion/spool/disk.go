@@ -127,7 +127,7 @@ func (d *disk) take(all bool) *chunk {
 		return nil
 	}
 	c := s.chunks[0]
-	if !all && !s.pressed() && time.Since(c.born) < s.opt.Delay {
+	if !all && !s.pressed() && c.first > s.wanted && time.Since(c.born) < s.opt.Delay {
 		return nil
 	}
 	c.taken, c.pinned = true, true

@@ -68,7 +68,8 @@ type Spool struct {
 	onDisk  int64      // bytes of files
 	next    uint64     // number of the next record
 	acked   uint64
-	stats   Stats // Dropped and Torn
+	wanted  uint64 // by Written
+	stats   Stats  // Dropped and Torn
 	closed  bool
 	readers []*Reader
 	changed chan struct{} // closed, and replaced, when records leave; nil: nobody waits
@@ -253,6 +254,24 @@ func (s *Spool) Recovered() uint64 { return s.start }
 func (s *Spool) Wait(ctx context.Context, seq uint64) error {
 	if err := s.wait(ctx, func() bool { return s.acked >= seq }); err != nil {
 		return fmt.Errorf("%d records are not acknowledged: %w", seq-min(seq, s.Acked()), err)
+	}
+	return nil
+}
+
+// Written waits until the records that were put so far will survive the process: they
+// are in the folder, or acknowledged. Without a folder only the latter does.
+func (s *Spool) Written(ctx context.Context) error {
+	s.mu.Lock()
+	last := s.next - 1
+	if s.disk != nil && s.wanted < last {
+		s.wanted = last
+		s.disk.signal()
+	}
+	s.mu.Unlock()
+	if err := s.wait(ctx, func() bool {
+		return s.acked >= last || s.disk != nil && (len(s.chunks) == 0 || s.chunks[0].first > last)
+	}); err != nil {
+		return fmt.Errorf("records are in memory only: %w", err)
 	}
 	return nil
 }

@@ -158,10 +158,7 @@ func TestOrderOverMemoryAndDisk(t *testing.T) {
 	defer late.Close()
 	expect(t, late, n-n/10+1, n+1)
 	s.Ack(n)
-	eventually(t, "all files removed", func() bool { return len(names(t, dir)) == 0 })
-	if st := s.Stats(); st.Records != 0 || st.Disk != 0 {
-		t.Errorf("left: %+v", st)
-	}
+	eventually(t, "nothing left", func() bool { st := s.Stats(); return st.Records == 0 && st.Disk == 0 && len(names(t, dir)) == 0 })
 	put(t, s, n+1, n+100)
 	expect(t, r, n+1, n+100)
 }
@@ -498,6 +495,32 @@ func TestWait(t *testing.T) {
 	})
 	s.Ack(3)
 	wg.Wait()
+}
+
+func TestWritten(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, Options{Dir: dir, Delay: time.Hour})
+	for i := range 3 {
+		put(t, s, 1+i*10, 1+i*10+10)
+		if err := s.Written(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		after := open(t, Options{Dir: crash(t, dir)})
+		if after.Last() != uint64(i*10+10) {
+			t.Errorf("%d records after a crash, of %d", after.Last(), i*10+10)
+		}
+	}
+	s = open(t, Options{})
+	put(t, s, 1, 2)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := s.Written(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	s.Ack(1)
+	if err := s.Written(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestAtOnce has writers, a reader that goes back, and acknowledgements, at once.
