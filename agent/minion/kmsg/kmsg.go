@@ -89,6 +89,7 @@ type Reader struct {
 	mu       sync.Mutex
 	f        *os.File
 	draining []chan struct{}
+	ended    bool
 }
 
 // NewReader returns a Reader of the log at path, which Run starts. It calls each with
@@ -104,13 +105,14 @@ func (r *Reader) Run(ctx context.Context) {
 		if ctx.Err() != nil {
 			break
 		}
+		r.drained(false)
 		r.log.Warn("the kernel's log cannot be read, trying again", "err", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(reopen):
 		}
 	}
-	r.drained()
+	r.drained(true)
 }
 
 // follow reads until an error, or the end of ctx.
@@ -124,6 +126,9 @@ func (r *Reader) follow(ctx context.Context) error {
 	defer stop()
 	r.mu.Lock()
 	r.f = f
+	if len(r.draining) > 0 {
+		f.SetReadDeadline(time.Unix(1, 0))
+	}
 	r.mu.Unlock()
 	defer func() {
 		r.mu.Lock()
@@ -203,16 +208,19 @@ func (r *Reader) take(record string) {
 	r.each(l)
 }
 
-// Drain returns when the messages that there are have been handed on, or ctx ends.
+// Drain returns when the messages that there are have been handed on, or ctx ends. It
+// waits for a Reader that has not begun yet.
 func (r *Reader) Drain(ctx context.Context) {
 	done := make(chan struct{})
 	r.mu.Lock()
-	if r.f == nil {
+	if r.ended {
 		r.mu.Unlock()
 		return
 	}
 	r.draining = append(r.draining, done)
-	r.f.SetReadDeadline(time.Unix(1, 0))
+	if r.f != nil {
+		r.f.SetReadDeadline(time.Unix(1, 0))
+	}
 	r.mu.Unlock()
 	select {
 	case <-done:
@@ -220,10 +228,11 @@ func (r *Reader) Drain(ctx context.Context) {
 	}
 }
 
-// drained lets those go who wait for a Reader that has ended.
-func (r *Reader) drained() {
+// drained lets those go who wait for a Reader that has failed or ended.
+func (r *Reader) drained(ended bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.ended = ended
 	for _, c := range r.draining {
 		close(c)
 	}
