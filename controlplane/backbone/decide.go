@@ -46,11 +46,24 @@ func parse(h store.AppHost) parsed {
 	return p
 }
 
-// settled reports whether the host has what is desired. A slave of ours says which
-// revision it has; that covers what the apps do not show, such as their limits.
+// settled reports whether the host has what is desired, and wants nothing else: one
+// that has given up on an app which is desired no more has to be told so. A slave of
+// ours says which revision it has; that covers what the apps do not show, such as
+// their limits.
 func (p parsed) settled() bool {
-	return p.status != nil && p.desired != nil && wire.Satisfies(p.desired, p.status.Apps) &&
-		(p.report == nil || p.report.Revision == 0 || p.report.Revision == p.Revision)
+	if p.status == nil || p.desired == nil || !wire.Satisfies(p.desired, p.status.Apps) {
+		return false
+	}
+	if p.report != nil && p.report.Revision != 0 {
+		return p.report.Revision == p.Revision
+	}
+	return p.status.State == wire.StateOK || p.sameDesired()
+}
+
+// sameDesired reports whether the slave says that it wants what is desired.
+func (p parsed) sameDesired() bool {
+	d := p.status.DesiredApps
+	return d != nil && wire.Satisfies(p.desired, d) && wire.Satisfies(d, p.desired)
 }
 
 // refused is why the slave does not take what is desired; "" if it does.
@@ -72,7 +85,7 @@ func (p parsed) working() bool {
 		return p.report.Revision == p.Revision
 	}
 	if p.status.DesiredApps != nil {
-		return wire.Satisfies(p.desired, p.status.DesiredApps) && wire.Satisfies(p.status.DesiredApps, p.desired)
+		return p.sameDesired()
 	}
 	return p.Sent == p.Revision && p.Error == "" // the document's slave does not say at what
 }
