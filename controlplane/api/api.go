@@ -27,6 +27,7 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/backbone"
 	"github.com/teeth-metal/teeth/controlplane/gateway"
 	"github.com/teeth-metal/teeth/controlplane/images"
+	"github.com/teeth-metal/teeth/controlplane/minion/records"
 	"github.com/teeth-metal/teeth/controlplane/poller"
 	"github.com/teeth-metal/teeth/controlplane/power"
 	"github.com/teeth-metal/teeth/controlplane/settings"
@@ -56,6 +57,7 @@ type Config struct {
 	Pollers  *poller.Service
 	SKUs     *sku.Service
 	Apps     *backbone.Master
+	Records  *records.DB // logs, telemetry and commands of Minion's agents; nil: none
 	Settings *settings.Live
 	Token    string // of the admin who has access to the server's data directory
 	Version  string // of the server's software
@@ -91,7 +93,7 @@ type route struct {
 // routes are all operations. A subject with more than a few has a file of its own,
 // and a list that is joined here.
 var routes = slices.Concat(
-	coreRoutes, graphRoutes, operatorRoutes, enrolmentRoutes, addressRoutes, hardwareRoutes, catalogRoutes, estateRoutes, appRoutes,
+	coreRoutes, graphRoutes, operatorRoutes, enrolmentRoutes, addressRoutes, hardwareRoutes, catalogRoutes, estateRoutes, appRoutes, recordRoutes,
 )
 
 var coreRoutes = []route{
@@ -204,7 +206,7 @@ func status(err error) int {
 	var known *refusal
 	var large *http.MaxBytesError
 	var agent *teeth.MethodError
-	for _, part := range []func(error) (int, bool){hardwareStatus, settingStatus} {
+	for _, part := range []func(error) (int, bool){hardwareStatus, settingStatus, recordStatus} {
 		if code, ok := part(err); ok {
 			return code
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/teeth-metal/teeth/controlplane/backbone"
 	"github.com/teeth-metal/teeth/controlplane/client"
+	"github.com/teeth-metal/teeth/controlplane/minion/records"
 	"github.com/teeth-metal/teeth/controlplane/poller"
 	"github.com/teeth-metal/teeth/controlplane/power"
 	"github.com/teeth-metal/teeth/controlplane/snmp"
@@ -115,6 +116,12 @@ func TestSchemasAgree(t *testing.T) {
 		"AppHost":         {backbone.Host{}, client.AppHost{}},
 		"App":             {backbone.App{}, client.App{}},
 		"SKUAssignment":   {store.SKUAssignment{}, client.SKUAssignment{}},
+		"LogLine":         {records.Log{}, client.LogLine{}},
+		"Measurement":     {records.Measurement{}, client.Measurement{}},
+		"NewCommand":      {NewCommand{}, client.NewCommand{}},
+		"Command":         {records.Command{}, client.Command{}},
+		"Run":             {records.Run{}, client.Run{}},
+		"Output":          {Output{}, client.Output{}},
 	} {
 		var described []string
 		for p := range d.Components.Schemas[name].Properties {

@@ -1,14 +1,9 @@
 package client
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
 	"time"
 )
@@ -40,106 +35,17 @@ const (
 // server that goes away is waited for up to five minutes, and nothing is missed
 // meanwhile but states that lasted shorter.
 func (c *Client) Watch(ctx context.Context, f Filter, do func(Event) error) error {
-	w := watch{c: c, f: f, do: do}
-	lost := time.Now()
-	for wait := 250 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		err := w.stream(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case w.stopped != nil:
-			return w.stopped
-		case w.alive:
-			lost, wait, w.alive = time.Now(), 250*time.Millisecond, false
-		case !w.connected: // the first attempt
-			return err
-		}
-		var refusal *Problem
-		if errors.As(err, &refusal) && refusal.Status < 500 || time.Since(lost) > maxOutage {
-			return err
-		}
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-type watch struct {
-	c         *Client
-	f         Filter
-	do        func(Event) error
-	last      string // Last-Event-ID
-	connected bool   // once
-	alive     bool   // this stream has been opened
-	stopped   error  // what do returned, or why it could not be called
-}
-
-func (w *watch) stream(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	query := url.Values{}
-	if w.f.Chassis != "" {
-		query.Set("chassis", w.f.Chassis)
+	if f.Chassis != "" {
+		query.Set("chassis", f.Chassis)
 	}
-	if w.f.Graph != "" {
-		query.Set("graph", w.f.Graph)
+	if f.Graph != "" {
+		query.Set("graph", f.Graph)
 	}
-	header := http.Header{"Accept": {"text/event-stream"}}
-	if w.last != "" {
-		header.Set("Last-Event-ID", w.last)
-	}
-	watchdog := time.AfterFunc(silence, cancel)
-	defer watchdog.Stop()
-	resp, err := w.c.do(ctx, http.MethodGet, "/v1/events", query, "", 0, nil, header)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	w.connected, w.alive = true, true
-	return w.read(resp.Body, func() { watchdog.Reset(silence) })
+	return c.follow(ctx, "/v1/events", query, func(kind string, data []byte) error { return event(kind, data, do) })
 }
 
-// read takes the stream apart (WHATWG HTML, 9.2.6).
-func (w *watch) read(r io.Reader, beat func()) error {
-	lines := bufio.NewScanner(r)
-	lines.Buffer(make([]byte, 4096), maxEvent)
-	var kind, id string
-	var data []byte
-	for lines.Scan() {
-		beat()
-		line := lines.Bytes()
-		if len(line) > 0 {
-			field, value, _ := bytes.Cut(line, []byte(":"))
-			value = bytes.TrimPrefix(value, []byte(" "))
-			switch string(field) {
-			case "event":
-				kind = string(value)
-			case "id":
-				id = string(value)
-			case "data":
-				data = append(data, value...)
-			}
-			continue
-		}
-		if len(data) > 0 {
-			if err := w.event(kind, data); err != nil {
-				return err
-			}
-		}
-		if id != "" {
-			w.last = id
-		}
-		kind, id, data = "", "", nil
-	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("%w: %w", ErrUnreachable, err)
-	}
-	return fmt.Errorf("%w: the stream of events has ended", ErrUnreachable)
-}
-
-func (w *watch) event(kind string, data []byte) error {
+func event(kind string, data []byte, do func(Event) error) error {
 	var e Event
 	var err error
 	switch kind {
@@ -159,8 +65,7 @@ func (w *watch) event(kind string, data []byte) error {
 		err = fmt.Errorf("event %s: %w", kind, err)
 	case e == Event{}: // null
 	default:
-		err = w.do(e)
+		err = do(e)
 	}
-	w.stopped = err
 	return err
 }

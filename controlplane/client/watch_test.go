@@ -7,9 +7,14 @@ import (
 	"testing"
 )
 
+// watching is what Watch reads a stream with.
+func watching(do func(Event) error) events {
+	return events{do: func(kind string, data []byte) error { return event(kind, data, do) }}
+}
+
 func TestEventStream(t *testing.T) {
 	var got []string
-	w := watch{do: func(e Event) error {
+	w := watching(func(e Event) error {
 		switch {
 		case e.Task != nil:
 			got = append(got, "task "+e.Task.ID)
@@ -20,7 +25,7 @@ func TestEventStream(t *testing.T) {
 			return io.EOF
 		}
 		return nil
-	}}
+	})
 	stream := ":\n\nid: 4\nevent: task\ndata: {\"id\":\"t\"}\n\nevent: of the future\ndata: {}\n\nid:5\nevent:chassis\ndata:{\"id\":\"c\"}\n\n" +
 		"id: 6\nevent: log\ndata: {\"message\":\"m\"}\n\nid: 7\nevent: task\ndata: {\"id\":\"never\"}\n\n"
 	err := w.read(strings.NewReader(stream), func() {})
@@ -31,7 +36,7 @@ func TestEventStream(t *testing.T) {
 	if w.last != "5" {
 		t.Errorf("goes on from %s", w.last)
 	}
-	w = watch{do: func(Event) error { return nil }}
+	w = watching(func(Event) error { return nil })
 	if err := w.read(strings.NewReader("event: task\ndata: {\n\n"), func() {}); err == nil || w.stopped == nil {
 		t.Errorf("half an event: %v", err)
 	}
@@ -44,7 +49,7 @@ func FuzzEventStream(f *testing.F) {
 	f.Add("id: 4\nevent: task\ndata: {\"id\":\"t\"}\n\n")
 	f.Add(":\n\nevent: log\r\ndata:\n\n")
 	f.Fuzz(func(t *testing.T, stream string) {
-		w := watch{do: func(e Event) error {
+		w := watching(func(e Event) error {
 			n := 0
 			for _, set := range []bool{e.Task != nil, e.Chassis != nil, e.Log != nil} {
 				if set {
@@ -55,7 +60,7 @@ func FuzzEventStream(f *testing.F) {
 				t.Errorf("%d things in one event", n)
 			}
 			return nil
-		}}
+		})
 		if w.read(strings.NewReader(stream), func() {}) == nil {
 			t.Error("a stream that ends is no error")
 		}
