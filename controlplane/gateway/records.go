@@ -63,7 +63,7 @@ func (s *Session) takeRecords(ctx context.Context, m teeth.Message) error {
 // event already: what cannot be done now is not done.
 func (s *Session) recordLog(ctx context.Context, e store.Event) {
 	r := s.g.c.Records
-	if r == nil || !s.approved.Load() || r.Err() != nil {
+	if r == nil || s.records || !s.approved.Load() || r.Err() != nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, recordsPatience)

@@ -37,6 +37,7 @@ type Session struct {
 	chassis string
 	legacy  bool
 	apps    bool // it keeps apps
+	records bool // its log is among its records
 	secure  bool // over TLS
 	bootID  string
 	log     *slog.Logger
@@ -217,7 +218,7 @@ func (s *Session) handshake(ctx context.Context, r *teeth.Reader, state tls.Conn
 		return refuse(err)
 	}
 	s.legacy, s.bootID = h.Version == teeth.LegacyVersion, h.BootID
-	s.apps = h.Apps && !s.legacy
+	s.apps, s.records = h.Apps && !s.legacy, h.Records
 	if err := s.g.connect(ctx, s, in); err != nil {
 		return refuse(err)
 	}

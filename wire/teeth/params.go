@@ -61,6 +61,9 @@ type Handshake struct {
 	Endpoint string `json:"endpoint,omitempty"`
 	// Apps says that the agent keeps apps and knows app_config and app_ping.
 	Apps bool `json:"apps,omitempty"`
+	// Records says that the agent's log is among its records (package wire/minion):
+	// what it sends as log messages are events, and no records of their own.
+	Records bool `json:"records,omitempty"`
 }
 
 // HandshakeResult is the server's answer; a peer may answer anything.
