@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -72,6 +71,12 @@ func (k *keep) all() []Entry {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return append([]Entry(nil), k.entries...)
+}
+
+func (k *keep) n() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.entries)
 }
 
 func (k *keep) messages() []string {
@@ -315,5 +320,3 @@ func numbered(from, n int) []string {
 	}
 	return list
 }
-
-var _ = io.EOF
