@@ -28,6 +28,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/teeth-metal/teeth/controlplane/images"
+	"github.com/teeth-metal/teeth/controlplane/minion/release"
 	"github.com/teeth-metal/teeth/controlplane/netboot/bootfile"
 	"github.com/teeth-metal/teeth/controlplane/store"
 )
@@ -62,6 +63,9 @@ type Config struct {
 	// Nodes answers below /api/, with limits of its own; nil: nobody does. See
 	// package controlplane/rackhd/node.
 	Nodes http.Handler
+	// Versions answers GET /api/v1/minion, the version URL of agents; nil: nobody does.
+	// See package controlplane/minion/release.
+	Versions http.Handler
 	// Observe is told of every response: its route, status, time and bytes of body;
 	// nil: nobody is.
 	Observe func(route string, status int, took time.Duration, sent int64)
@@ -84,13 +88,16 @@ func Handler(c Config) (http.Handler, error) {
 	mux.HandleFunc("GET /boot/{file}", s.bootFile)
 	mux.HandleFunc("GET /images/{id}", s.image)
 	mux.HandleFunc("POST /phone_home/{token}", s.phoneHome)
+	if c.Versions != nil {
+		mux.Handle("GET "+release.Path, c.Versions)
+	}
 	files := http.MaxBytesHandler(impatient(s.noticed(mux)), maxPhoneHome)
 	if c.Nodes == nil {
 		return files, nil
 	}
 	nodes := s.noticed(c.Nodes)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/api/") {
+		if strings.HasPrefix(r.URL.Path, "/api/") && (c.Versions == nil || r.URL.Path != release.Path) {
 			nodes.ServeHTTP(w, r)
 			return
 		}

@@ -18,7 +18,7 @@ var DefaultIPXEDirs = []string{"/usr/lib/ipxe", "/boot"}
 // the kernels and initramfs of this very machine too.
 var (
 	loaders   = regexp.MustCompile(`^(ipxe|snp|snponly|undionly)[A-Za-z0-9_-]{0,32}\.(efi|kpxe|kkpxe|pxe|lkrn|iso)$`)
-	appliance = regexp.MustCompile(`^(vmlinuz-[a-z0-9]{1,16}|teeth-(?:rescue-)?[a-z0-9]{1,16}\.(cpio\.zst|json|iso|efi)|[A-Za-z0-9][A-Za-z0-9._-]{0,64}\.(efi|kpxe|kkpxe|pxe|lkrn))$`)
+	appliance = regexp.MustCompile(`^(vmlinuz-[a-z0-9]{1,16}|teeth-(?:rescue-)?[a-z0-9]{1,16}\.(cpio\.zst|json|iso|efi)|teeth-agent-[A-Za-z0-9][A-Za-z0-9._-]{0,64}|[A-Za-z0-9][A-Za-z0-9._-]{0,64}\.(efi|kpxe|kkpxe|pxe|lkrn))$`)
 )
 
 // Dirs are the directories of what is served to machines that boot.
