@@ -8,12 +8,19 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/teeth-metal/teeth/controlplane/store"
 )
 
 // The version URL is answered beside RackHD's tasks API, and agents to upgrade to are
 // served from the folder of the appliance image.
 func TestVersionURL(t *testing.T) {
 	dir := t.TempDir()
+	db, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "teeth.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
 	for _, name := range []string{"teeth-agent-amd64-1.2.3", "teeth-agent-"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("agent"), 0o600); err != nil {
 			t.Fatal(err)
@@ -23,7 +30,7 @@ func TestVersionURL(t *testing.T) {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, text) })
 	}
 	for _, nodes := range []http.Handler{nil, says("nodes")} {
-		h, err := Handler(Config{BootDir: dir, Nodes: nodes, Versions: says("versions"), Log: slog.New(slog.DiscardHandler)})
+		h, err := Handler(Config{Store: db, BootDir: dir, Nodes: nodes, Versions: says("versions"), Log: slog.New(slog.DiscardHandler)})
 		if err != nil {
 			t.Fatal(err)
 		}
