@@ -78,6 +78,7 @@ type Config struct {
 	Hardware   HardwareConfig
 	Operations OperationsConfig
 	Backbone   BackboneConfig
+	Minion     MinionConfig
 
 	Version string
 	Log     *slog.Logger
@@ -89,6 +90,7 @@ type Config struct {
 // Info is what a running control plane tells its operator.
 type Info struct {
 	Agents, API, Boot, InsecureAgents string // addresses with their real ports
+	Minion, InsecureMinion            string // the same; "" if there is none
 	Metrics                           string // the same; "" if there is none
 
 	CASHA256   string // what agents and clients pin
@@ -125,6 +127,7 @@ func Serve(ctx context.Context, c Config) (err error) {
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	s := &server{Config: c, store: db}
+	defer func() { err = errors.Join(err, s.closeMinion()) }()
 	if err := s.open(ctx); err != nil {
 		return err
 	}
@@ -177,6 +180,7 @@ type server struct {
 	sealer   *seal.Sealer // for what the store must be able to read again
 	hardware hardware
 	apps     *backbone.Master
+	minion   streamServer
 }
 
 // open reads or makes what is kept in the data directory, and wires the parts.
@@ -210,7 +214,11 @@ func (s *server) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := s.openMinion(ctx); err != nil {
+		return err
+	}
 	s.gateway = gateway.New(gateway.Config{Backbone: slaves, AppStatus: s.appStatus,
+		Minion: s.minionOf, Records: chassisRecords{s.minion.Server},
 		Store: s.store, Handler: s.engine, Token: s.enrol, Authority: s.authority,
 		NodeCapability: func(chassis, bootID string) string { return node.Capability(s.secrets, chassis, bootID) },
 		AutoApprove:    s.Enrolment.AutoApprove, Version: s.Version, Log: s.Log})
@@ -255,7 +263,7 @@ func (s *server) run(outer context.Context) error {
 	for _, l := range []struct {
 		address string
 		actual  *string
-	}{{s.Agents, &info.Agents}, {s.API, &info.API}, {s.Boot, &info.Boot}, {s.InsecureAgents, &info.InsecureAgents}} {
+	}{{s.Agents, &info.Agents}, {s.API, &info.API}, {s.Boot, &info.Boot}, {s.InsecureAgents, &info.InsecureAgents}, {s.Minion.Address, &info.Minion}, {s.Minion.Insecure, &info.InsecureMinion}} {
 		if l.address == "" {
 			continue
 		}
@@ -269,6 +277,7 @@ func (s *server) run(outer context.Context) error {
 	}
 	_, s.bootPort, _ = net.SplitHostPort(info.Boot)
 	_, s.agentsPort, _ = net.SplitHostPort(info.Agents)
+	s.minion.address, s.minion.insecure = info.Minion, info.InsecureMinion
 	nodes := node.Handler(node.Config{
 		Store: s.store, Commands: rackhd.Commands{Store: s.store, Finish: s.engine.FinishTask}, Key: s.secrets,
 		Tokenless: func() bool { return s.settings.Values().TokenlessNodes }, Log: s.Log,
@@ -287,7 +296,7 @@ func (s *server) run(outer context.Context) error {
 	defer endRequests()
 	operators := api.Handler(requests, api.Config{
 		Store: s.store, Gateway: s.gateway, Engine: s.engine, Images: s.images,
-		Power: s.hardware.power, Pollers: s.hardware.pollers, SKUs: s.hardware.skus, Apps: s.apps, Settings: s.settings,
+		Power: s.hardware.power, Pollers: s.hardware.pollers, SKUs: s.hardware.skus, Apps: s.apps, Records: s.minion.records, Settings: s.settings,
 		Token: s.operator, Version: s.Version, Log: s.Log,
 		Health: s.health, Metrics: s.metrics.Handler(), Observe: s.metrics.Requests("api"), Limits: s.Operations.limits(),
 		Backup: s.backup,
@@ -304,6 +313,9 @@ func (s *server) run(outer context.Context) error {
 		})
 	}
 	if err := s.startEstate(ctx, start, info.Boot); err != nil {
+		return err
+	}
+	if err := s.startMinion(ctx, start, listeners); err != nil {
 		return err
 	}
 	start(func() error { return s.engine.Run(ctx) })
@@ -327,7 +339,7 @@ func (s *server) run(outer context.Context) error {
 			return err
 		}
 	}
-	s.Log.Info("control plane is up", "agents", info.Agents, "api", info.API, "boot", info.Boot, "ca_sha256", info.CASHA256)
+	s.Log.Info("control plane is up", "agents", info.Agents, "api", info.API, "boot", info.Boot, "minion", info.Minion, "ca_sha256", info.CASHA256)
 	info.Metrics = s.metricsAddress
 	if s.Ready != nil {
 		s.Ready(info)

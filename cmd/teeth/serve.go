@@ -35,8 +35,8 @@ http://HOST:8082/boot/ipxe.`,
 			if err := configure(cmd, config); err != nil {
 				return err
 			}
-			if insecure != (c.InsecureAgents != "") {
-				return usagef("--insecure and --insecure-agents go together: agents on that address are neither verified nor encrypted")
+			if insecure != (c.InsecureAgents != "" || c.Minion.Insecure != "") {
+				return usagef("--insecure and --insecure-agents or --insecure-minion go together: what is said on those addresses is not encrypted")
 			}
 			if c.Database == "" { // no default of the flag: help would show its password
 				c.Database = os.Getenv("TEETH_DB")
@@ -44,6 +44,7 @@ http://HOST:8082/boot/ipxe.`,
 			c.Version = version
 			messagesDefaults(&c.Messages)
 			backboneDefaults(&c.Backbone)
+			minionDefaults(&c.Minion)
 			c.Log = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: controlplane.LowestLevel}))
 			c.Ready = func(i controlplane.Info) {
 				fmt.Fprintf(cmd.OutOrStdout(), "agents %s\nboot   http://%s/boot/ipxe\napi    https://%s\npin    teeth.ca_sha256=%s\nclient %s\n",
@@ -64,7 +65,7 @@ http://HOST:8082/boot/ipxe.`,
 	f.StringVar(&c.KernelArgs, "kernel-args", "", "further kernel parameters for chassis")
 	f.StringSliceVar(&c.Names, "name", nil, "further host name or address of the certificate (repeatable)")
 	f.Int64Var(&c.MaxImageSize, "max-image-size", 0, "largest image taken, in bytes")
-	f.BoolVar(&insecure, "insecure", false, "allow --insecure-agents")
+	f.BoolVar(&insecure, "insecure", false, "allow --insecure-agents and --insecure-minion")
 	f.StringVar(&c.InsecureAgents, "insecure-agents", "", "address for agents over plain TCP without token: the original agent's only way in")
 	networkFlags(f, &c.Network)
 	enrolmentFlags(f, &c.Enrolment)
@@ -72,5 +73,6 @@ http://HOST:8082/boot/ipxe.`,
 	hardwareFlags(f, &c.Hardware)
 	operationsFlags(f, &c.Operations)
 	backboneFlags(f, &c.Backbone)
+	minionFlags(f, &c.Minion)
 	return cmd
 }

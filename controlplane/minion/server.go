@@ -222,6 +222,14 @@ func (s *Server) hooks() hooks {
 	return s.hook
 }
 
+// Key returns the key of a chassis; "" without a secret.
+func (s *Server) Key(chassis string) string {
+	if s.c.Secret == "" {
+		return ""
+	}
+	return ChassisKey(s.c.Secret, chassis)
+}
+
 // Connected reports whether an agent is connected to this server, and the newest of
 // its connections.
 func (s *Server) Connected(server string) (Agent, bool) {

@@ -51,7 +51,7 @@ type ControlPlane struct {
 // Addresses are where a control plane listens. They stay the same from one start
 // to the next, as chassis come back to them.
 type Addresses struct {
-	Agents, API, Boot, InsecureAgents string
+	Agents, API, Boot, InsecureAgents, Minion string
 }
 
 // Start starts the control plane and returns when it answers. It runs until Stop
@@ -80,7 +80,7 @@ func (c *ControlPlane) chooseAddresses() error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	for _, a := range []*string{&c.Agents, &c.API, &c.Boot, &c.InsecureAgents} {
+	for _, a := range []*string{&c.Agents, &c.API, &c.Boot, &c.InsecureAgents, &c.Minion} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return err
@@ -102,7 +102,7 @@ func (c *ControlPlane) serveNetwork() {
 		return
 	}
 	at := func(port string) string { return net.JoinHostPort(c.Network.Address.Addr().String(), port) }
-	c.Agents, c.Boot, c.InsecureAgents = at("8081"), at("8082"), at("8083")
+	c.Agents, c.Boot, c.InsecureAgents, c.Minion = at("8081"), at("8082"), at("8083"), at("6766")
 }
 
 // Restart starts the control plane again, with the same data and addresses.
@@ -115,7 +115,7 @@ func (c *ControlPlane) Restart(ctx context.Context) error {
 	data := filepath.Join(c.Dir, "data")
 	cmd := exec.CommandContext(ctx, c.Binary, "serve", "--data", data, "--boot-dir", c.BootDir,
 		"--agents", c.Agents, "--api", c.API, "--boot", c.Boot,
-		"--insecure", "--insecure-agents", c.InsecureAgents, "--kernel-args", "panic=10")
+		"--insecure", "--insecure-agents", c.InsecureAgents, "--minion", c.Minion, "--kernel-args", "panic=10")
 	cmd.Args = append(cmd.Args, c.Flags...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
