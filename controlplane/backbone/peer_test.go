@@ -80,7 +80,8 @@ func startMaster(t testing.TB, c Config) *running {
 	t.Cleanup(func() {
 		r.stop()
 		if t.Failed() {
-			t.Logf("master's log:\n%s", r.log)
+			text := r.log.String()
+			t.Logf("master's log:\n%s", text[max(0, len(text)-20_000):])
 		}
 	})
 	return r
