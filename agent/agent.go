@@ -35,6 +35,7 @@ type Agent struct {
 	session *session.Session
 	known   contents
 	opening opening // of the tasks API; see commands.go
+	apps    *apps   // nil: none are kept
 
 	// What tests replace.
 	disks     func() ([]blockdev.Info, error) // those that may be worked on
@@ -80,8 +81,17 @@ func Run(machine *boot.Machine, version string) {
 			machine.Log.Error("no commands are run", "err", err)
 		}
 	})
+	if a.apps, err = a.openApps(ctx); err != nil {
+		machine.Log.Error("no apps are kept", "err", err)
+	} else {
+		a.apps.run(ctx, a)
+	}
 	if a.session, err = a.waitForSession(ctx, machine.Servers); err != nil {
+		a.apps.end()
 		return // told to shut down
+	}
+	if a.apps != nil {
+		a.apps.session.Store(a.session)
 	}
 	a.log = slog.New(shipping{next: machine.Log.Handler(), send: a.session.Log})
 	machine.SetHealth(a.healthy)
@@ -107,6 +117,7 @@ func Run(machine *boot.Machine, version string) {
 	case <-time.After(windUp):
 		a.log.Error("a task does not end, shutting down without it")
 	}
+	a.apps.end()
 	flushing, cancel := context.WithTimeout(working, flushLimit)
 	defer cancel()
 	if err := a.session.Flush(flushing); err != nil {
@@ -126,6 +137,7 @@ func (a *Agent) handshake() teeth.Handshake {
 		MACs:    macs("/sys"),
 		BootID:  a.bootID,
 		Token:   token,
+		Apps:    a.apps.keeps(),
 	}
 }
 
@@ -154,6 +166,8 @@ func (a *Agent) Handle(ctx context.Context, method string, params json.RawMessag
 		return struct{}{}, nil
 	}
 	switch method {
+	case teeth.MethodAppConfig, teeth.MethodAppPing:
+		return a.apps.command(method, params)
 	case teeth.MethodStatus:
 		return a.status(ctx, params)
 	case teeth.MethodTaskCancel:

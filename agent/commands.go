@@ -84,6 +84,7 @@ func powerCycle(ctx context.Context, m *boot.Machine) error {
 // to do; without one a reboot is what comes nearest.
 func (a *Agent) exit(ctx context.Context, code int) {
 	a.tasks.Refuse("the chassis is leaving: the server of its commands has ended this boot")
+	a.apps.end()
 	if code == rackhd.ExitPowerCycle {
 		// It cuts the power at once, so everything else comes first.
 		a.machine.Log.Warn("power cycle", "by", "the server of the commands")

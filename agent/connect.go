@@ -56,7 +56,7 @@ func (a *Agent) newSession(servers []string) (*session.Session, error) {
 		Handshake: a.handshake,
 		Handler:   a,
 		Delivered: a.tasks.Acknowledge,
-		Welcomed:  a.opening.welcomed,
+		Welcomed:  a.welcomed,
 		Log:       a.machine.Log,
 	})
 	if err != nil {

@@ -195,6 +195,7 @@ func (a *Agent) depart(ctx context.Context, taskID, how string, out exit) {
 		a.log.Error("leaving although the control plane does not know it", "err", err)
 	}
 	a.log.Info("leaving this ramdisk", "by", how)
+	a.apps.end() // before what they say last is sent
 	flushing, cancel := context.WithTimeout(ctx, flushLimit)
 	defer cancel()
 	if err := a.session.Flush(flushing); err != nil {

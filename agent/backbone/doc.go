@@ -46,6 +46,8 @@ type Transport interface {
 	// dialect it is spoken to. As long as that is a guess, a status has what any
 	// master needs.
 	Identity() (hostID string, d wire.Dialect, sure bool)
+	// MaxMessage returns how many bytes a message may have.
+	MaxMessage() int
 	// Installed tells the names of the apps that are installed, sorted. It returns at
 	// once.
 	Installed(apps []string)

@@ -194,6 +194,7 @@ func newLine(d wire.Dialect) *line {
 func (l *line) Receive() <-chan wire.Envelope          { return l.in }
 func (l *line) Up() <-chan struct{}                    { return l.up }
 func (l *line) Identity() (string, wire.Dialect, bool) { return l.id, l.dialect, true }
+func (l *line) MaxMessage() int                        { return wire.MaxBody }
 func (l *line) Installed(names []string)               { l.mu.Lock(); l.names = names; l.mu.Unlock() }
 func (l *line) Send(_ context.Context, e wire.Envelope) error {
 	body, err := e.Append(nil)

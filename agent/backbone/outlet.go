@@ -3,6 +3,7 @@ package backbone
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	wire "github.com/teeth-metal/teeth/wire/backbone"
@@ -92,7 +93,10 @@ func (o *outlet) envelope(st wire.Status) wire.Envelope {
 	st.State = st.State.In(d)
 	e, err := wire.NewStatus(st)
 	if err == nil {
-		_, err = e.Append(nil)
+		var b []byte
+		if b, err = e.Append(nil); err == nil && len(b) > o.t.MaxMessage() {
+			err = fmt.Errorf("it has %d bytes, the most is %d", len(b), o.t.MaxMessage())
+		}
 	}
 	if err != nil {
 		o.s.c.Log.Error("a status is sent without the configuration of apps", "err", err)

@@ -205,11 +205,11 @@ func (c *conn) reply(m teeth.Message) error {
 			c.s.creds.introduced(c.certified, true)
 			c.certifies = r.Certificates
 		}
+		c.established.Store(true)
+		c.s.connected.Store(true) // before anybody is told, who may want to send something
 		if c.s.cfg.Welcomed != nil {
 			c.s.cfg.Welcomed(r)
 		}
-		c.established.Store(true)
-		c.s.connected.Store(true)
 		close(c.handshaken)
 		return nil
 	case it == certItem:

@@ -187,6 +187,9 @@ func (s *Session) Identity() (hostID string, d wire.Dialect, sure bool) {
 	return s.id, s.dialect, s.fixed
 }
 
+// MaxMessage implements backbone.Transport.
+func (s *Session) MaxMessage() int { return wire.MaxBody }
+
 // Installed implements backbone.Transport.
 func (s *Session) Installed(apps []string) {
 	s.mu.Lock()
