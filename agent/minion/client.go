@@ -28,6 +28,9 @@ const (
 	maxKey  = 4 << 10
 )
 
+// longest stands for a group and a server that are not known yet.
+var longest = strings.Repeat("x", maxName)
+
 // Target is where records go, and as whose.
 type Target struct {
 	Addresses []string    // host:port of StreamServers, tried in turn; none: only Options.Session
@@ -198,7 +201,7 @@ func (c *Client) LogAt(at time.Time, service, line string) {
 
 func (c *Client) log(service, line string, id func() wire.ID, put func(wire.Frame)) {
 	service = fit(service)
-	room := wire.LogRoom(strings.Repeat("g", maxName), strings.Repeat("s", maxName), service)
+	room := wire.LogRoom(longest, longest, service)
 	for part := range strings.SplitSeq(strings.TrimRight(line, "\r\n"), "\n") {
 		for _, text := range wire.Split(clean(part), room) {
 			put(wire.Frame{Verb: wire.Log, ID: id(), Data: wire.Texts(service, text)})

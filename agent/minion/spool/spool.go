@@ -12,7 +12,7 @@ import (
 // Defaults of Options.
 const (
 	DefaultMemory     = 16 << 20 // without a folder
-	DefaultMemoryDisk = 4 << 20  // with one
+	DefaultMemoryDisk = 2 << 20  // with one
 	DefaultDisk       = 1 << 30
 	DefaultDelay      = time.Second
 	DefaultSync       = time.Second
