@@ -172,7 +172,7 @@ func TestRefused(t *testing.T) {
 			return x
 		}, "digest does not match", imagecache.ErrDigest},
 		{"wrong size", func() Spec { x := other(webManifest); x.Size++; return x }, "the file has", imagecache.ErrDigest},
-		{"not there", func() Spec { x := other(webManifest); x.URL += "x"; return x }, "status 404", nil},
+		{"not there", func() Spec { x := other(webManifest); x.URL, x.Digest = x.URL+"x", ""; return x }, "status 404", nil},
 		{"not a package", func() Spec { return s.put("web", "2", []byte("<html>not found</html>")) }, "it is none of rpm, deb, tar", nil},
 		{"bad manifest", func() Spec { return other("servces: {}") }, "field servces not found", nil},
 		{"unknown capability", func() Spec { return other("capabilities: [CAP_EVERYTHING]") }, `capability "CAP_EVERYTHING" is not known`, nil},

@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,6 +21,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/teeth-metal/teeth/app/apptest"
 	"github.com/teeth-metal/teeth/app/sandbox"
 	"github.com/teeth-metal/teeth/imagecache"
 	"github.com/teeth-metal/teeth/internal/need"
@@ -31,6 +31,9 @@ var demo string // a static program for packages
 
 func TestMain(m *testing.M) {
 	sandbox.Init()
+	if os.Getpid() == 1 {
+		guest(m)
+	}
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "teeth-app-")
 		if err != nil {
@@ -55,90 +58,33 @@ func root(t *testing.T) {
 	}
 }
 
-func run(t *testing.T, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %q: %v: %s", name, args, err, out)
-	}
-}
-
 // files of a package: name to content; one that is "demo" is the program.
 type files map[string]string
 
-// tree writes files to a directory.
-func (f files) tree(t *testing.T) string {
+// contents puts the program in.
+func (f files) contents(t *testing.T) apptest.Files {
 	t.Helper()
-	dir := t.TempDir()
+	all := apptest.Files{}
 	for name, content := range f {
-		path := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		b, mode := []byte(content), os.FileMode(0o644)
+		all[name] = []byte(content)
 		if content == "demo" {
-			var err error
-			if b, err = os.ReadFile(demo); err != nil {
-				t.Fatal(err)
-			}
-			mode = 0o755
-		}
-		if err := os.WriteFile(path, b, mode); err != nil {
-			t.Fatal(err)
+			all[name] = read(t, demo)
 		}
 	}
-	return dir
+	return all
 }
 
-// deb builds a Debian package.
 func (f files) deb(t *testing.T, version string) []byte {
 	t.Helper()
-	dpkg := need.Program(t, "dpkg-deb", "dpkg")
-	dir := f.tree(t)
-	control := fmt.Sprintf("Package: demo\nVersion: %s\nArchitecture: %s\nMaintainer: T <t@example.com>\nDescription: demo\n", version, runtime.GOARCH)
-	if err := os.Mkdir(filepath.Join(dir, "DEBIAN"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "DEBIAN/control"), []byte(control), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "DEBIAN/postinst"), []byte("#!/bin/sh\ntouch /postinst-ran\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	out := filepath.Join(t.TempDir(), "demo.deb")
-	run(t, dpkg, "--root-owner-group", "-Zxz", "-z1", "-b", dir, out)
-	return read(t, out)
+	return f.contents(t).Deb(t, "demo", version)
 }
 
-// rpm builds an rpm.
 func (f files) rpm(t *testing.T, version string) []byte {
 	t.Helper()
-	rpmbuild := need.Program(t, "rpmbuild", "rpm")
-	dir, top := f.tree(t), t.TempDir()
-	spec := fmt.Sprintf("Name: demo\nVersion: %s\nRelease: 1\nSummary: demo\nLicense: MIT\n%%description\ndemo\n"+
-		"%%install\ncp -a %s/. %%{buildroot}/\n%%post\ntouch /post-ran\n%%files\n", version, dir)
-	for name := range f {
-		spec += "/" + name + "\n"
-	}
-	path := filepath.Join(top, "demo.spec")
-	if err := os.WriteFile(path, []byte(spec), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	run(t, rpmbuild, "-bb", "--quiet", "--define", "_topdir "+top, "--define", "_build_id_links none",
-		"--define", "__strip /bin/true", "--define", "__os_install_post %{nil}", "--define", "_binary_payload w1.zstdio", path)
-	found, err := filepath.Glob(top + "/RPMS/*/*.rpm")
-	if err != nil || len(found) != 1 {
-		t.Fatal(found, err)
-	}
-	return read(t, found[0])
+	return f.contents(t).RPM(t, "demo", version)
 }
 
-// tar builds a tar.
-func (f files) tar(t *testing.T) []byte {
-	t.Helper()
-	out := filepath.Join(t.TempDir(), "demo.tar")
-	run(t, need.Program(t, "tar", "tar"), "-C", f.tree(t), "-cf", out, ".")
-	return read(t, out)
-}
+func (f files) tar(t *testing.T) []byte { t.Helper(); return f.contents(t).Tar(t) }
 
 func read(t *testing.T, path string) []byte {
 	t.Helper()

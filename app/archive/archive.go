@@ -113,7 +113,13 @@ func New(ctx context.Context, r io.ReaderAt, size int64, max Bounds) (*Reader, e
 func (a *Reader) Next() (Entry, error) { return a.next() }
 
 // Read reads the contents of the current File.
-func (a *Reader) Read(b []byte) (int, error) { return a.data.Read(b) }
+func (a *Reader) Read(b []byte) (int, error) {
+	n, err := a.data.Read(b)
+	if err == io.ErrUnexpectedEOF {
+		err = fmt.Errorf("%w: %w", ErrFormat, err)
+	}
+	return n, err
+}
 
 // Close releases decompressors; the file remains the caller's.
 func (a *Reader) Close() error {
