@@ -43,6 +43,7 @@ type agent struct {
 	commands chan teeth.Message // but status, which it answers itself
 	replies  chan teeth.Message
 	closed   chan struct{}
+	welcome  teeth.HandshakeResult
 	fatal    string // set before closed is
 }
 
@@ -81,6 +82,9 @@ func connectWith(t testing.TB, s *running, bootID string, found json.RawMessage,
 		MACs: []string{testMAC}, BootID: bootID, Token: s.token, Endpoint: s.info.Agents})
 	if reply.Kind != teeth.KindResult {
 		t.Fatalf("handshake refused: %v", reply.Err)
+	}
+	if err := json.Unmarshal(reply.Result, &a.welcome); err != nil {
+		t.Fatal(err)
 	}
 	return a
 }
