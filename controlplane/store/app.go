@@ -255,8 +255,9 @@ type AppStatus struct {
 func (s *Store) TakeAppStatuses(ctx context.Context, statuses []AppStatus, take func(i int, h *AppHost) bool) (refused int, err error) {
 	err = s.update(ctx, func(t *tx) error {
 		refused = 0
+		room := -1 // for hosts that are no chassis; not counted yet
 		for i, st := range statuses {
-			ok, err := t.takeAppStatus(st, func(h *AppHost) bool { return take(i, h) })
+			ok, err := t.takeAppStatus(st, &room, func(h *AppHost) bool { return take(i, h) })
 			if err != nil {
 				return fmt.Errorf("status of host %.64q: %w", st.Host, err)
 			}
@@ -269,7 +270,7 @@ func (s *Store) TakeAppStatuses(ctx context.Context, statuses []AppStatus, take 
 	return refused, err
 }
 
-func (t *tx) takeAppStatus(st AppStatus, take func(*AppHost) bool) (bool, error) {
+func (t *tx) takeAppStatus(st AppStatus, room *int, take func(*AppHost) bool) (bool, error) {
 	id := st.Host
 	if st.Chassis != "" {
 		switch err := t.needChassis(st.Chassis); {
@@ -286,13 +287,17 @@ func (t *tx) takeAppStatus(st AppStatus, take func(*AppHost) bool) (bool, error)
 		return false, err
 	}
 	if !known && st.Chassis == "" {
-		var strangers int
-		if err := t.QueryRow(`SELECT COUNT(*) FROM app_hosts WHERE chassis IS NULL AND desired IS NULL`).Scan(&strangers); err != nil {
-			return false, err
+		if *room < 0 {
+			var strangers int
+			if err := t.QueryRow(`SELECT COUNT(*) FROM app_hosts WHERE chassis IS NULL AND desired IS NULL`).Scan(&strangers); err != nil {
+				return false, err
+			}
+			*room = max(maxStrangers-strangers, 0)
 		}
-		if strangers >= maxStrangers {
+		if *room == 0 {
 			return false, nil
 		}
+		*room--
 	}
 	h.Chassis = st.Chassis
 	rev := int64(0)
