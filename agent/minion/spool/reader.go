@@ -65,6 +65,12 @@ func (r *Reader) leave() {
 	if r.open != nil {
 		r.open.Close()
 	}
+	if r.c != nil {
+		r.s.mu.Lock()
+		r.c.refs--
+		r.s.recycle(r.c)
+		r.s.mu.Unlock()
+	}
 	r.c, r.at, r.f, r.open, r.bad = nil, 0, nil, nil, nil
 	r.buf, r.have, r.off = r.buf[:0], 0, 0
 }
@@ -138,6 +144,9 @@ func (r *Reader) step() (rec Record, ok, again bool) {
 		return r.fromFile(size)
 	}
 	c, f, lost := s.find(r.seq, r.bad)
+	if c != nil {
+		c.refs++
+	}
 	s.mu.Unlock()
 	switch {
 	case lost > 0:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 )
@@ -51,6 +52,8 @@ type chunk struct {
 	born   time.Time
 	taken  bool // it is being written to a file, and is not added to
 	pinned bool // the same, until that has ended
+	refs   int  // Readers in it
+	gone   bool // it is not in the spool any more
 }
 
 func (c *chunk) end() uint64 { return c.first + c.n }
@@ -64,6 +67,7 @@ type Spool struct {
 	mu      sync.Mutex // never held over a system call
 	chunks  []*chunk   // oldest first; the last is added to
 	memory  int64      // bytes of chunks
+	free    [][]byte   // for chunks to come
 	files   []*file    // oldest first, all before chunks
 	onDisk  int64      // bytes of files
 	next    uint64     // number of the next record
@@ -159,7 +163,12 @@ func (s *Spool) room(n int) *chunk {
 			break // a limit below one chunk, or all of them are being written
 		}
 	}
-	c := &chunk{first: s.next, b: make([]byte, 0, size), born: time.Now()}
+	c := &chunk{first: s.next, born: time.Now()}
+	if n := len(s.free); n > 0 && size == s.chunkSize {
+		c.b, s.free = s.free[n-1], s.free[:n-1]
+	} else {
+		c.b = make([]byte, 0, size)
+	}
 	s.chunks = append(s.chunks, c)
 	s.memory += int64(size)
 	if s.disk != nil {
@@ -181,8 +190,23 @@ func (s *Spool) dropChunk() bool {
 }
 
 func (s *Spool) removeChunk(i int) {
-	s.memory -= int64(cap(s.chunks[i].b))
-	s.chunks = append(s.chunks[:i:i], s.chunks[i+1:]...)
+	c := s.chunks[i]
+	s.memory -= int64(cap(c.b))
+	s.chunks = slices.Delete(s.chunks, i, i+1)
+	c.gone = true
+	s.recycle(c)
+}
+
+// keepFree is how many buffers are kept: making them anew costs the garbage collector
+// more than all else here, when many records pass through a folder.
+const keepFree = 4
+
+// recycle keeps the buffer of a chunk that nobody has any more. s.mu is held.
+func (s *Spool) recycle(c *chunk) {
+	if c.gone && c.refs == 0 && cap(c.b) == s.chunkSize && len(s.free) < keepFree {
+		s.free = append(s.free, c.b[:0])
+		c.b = nil
+	}
 }
 
 // Ack lets the records up to and with that number go.
