@@ -10,6 +10,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/teeth-metal/teeth/controlplane/store"
+	"github.com/teeth-metal/teeth/controlplane/store/postgrestest"
 	"github.com/teeth-metal/teeth/internal/rabbitmqtest"
 	wire "github.com/teeth-metal/teeth/wire/backbone"
 )
@@ -29,6 +30,7 @@ func TestBroker(t *testing.T) {
 			})
 		}
 	})
+	t.Run("TwoServers", func(t *testing.T) { twoServers(t, broker) })
 	t.Run("Killed", func(t *testing.T) { brokerKilled(t, broker) })
 }
 
@@ -305,5 +307,42 @@ func brokerKilled(t *testing.T, broker *rabbitmqtest.Broker) {
 		if h.Apps[0].Version != "2" {
 			t.Errorf("%+v", h)
 		}
+	}
+}
+
+// twoServers share a database: one of them is the broker's master, and when it ends the
+// other one is, with what was desired through either.
+func twoServers(t *testing.T, broker *rabbitmqtest.Broker) {
+	const host = "two-servers"
+	dsn := postgrestest.Start(t, "fsync = off").Database(t)
+	var m [2]*running
+	for i := range m {
+		s, err := store.Open(t.Context(), dsn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		m[i] = startMaster(t, Config{Store: s, Broker: brokerAt(broker.URL()), Lease: 3 * time.Second})
+	}
+	until(t, "one leads", func() (bool, string) { return m[0].leads.Load() != m[1].leads.Load(), "" })
+	leader, other := m[0], m[1]
+	if other.leads.Load() {
+		leader, other = other, leader
+	}
+	startPeer(t, "slave.py", broker.URL(), "2015", host)
+	other.is(t, host, "heard by the other one", func(h Host) bool { return h.State == "ok" })
+	other.set(t, host, Change{Set: apps(t, `{"a":{"version":"1","url":"http://h/a.rpm","config":{}}}`)})
+	other.is(t, host, "as desired through the other one", settled)
+	for range 20 {
+		if leader.leads.Load() && other.leads.Load() {
+			t.Fatal("both lead")
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	leader.stop()
+	other.set(t, host, Change{Set: apps(t, `{"a":{"version":"2","url":"http://h/a.rpm","config":{}}}`)})
+	h := other.is(t, host, "as desired after the leader has gone", settled)
+	if h.Apps[0].Version != "2" || !other.leads.Load() {
+		t.Errorf("%+v", h)
 	}
 }
