@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/teeth-metal/teeth/wire/teeth"
@@ -17,6 +18,7 @@ func TestCall(t *testing.T) {
 			t.Errorf("without a session: %v", err)
 		}
 		p := b.accept().welcome()
+		synctest.Wait() // until the agent has read it
 		type answer struct {
 			result json.RawMessage
 			err    error
