@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -141,18 +142,21 @@ func (t *timed) explain(err error) error {
 }
 
 // serve is the life of a connection.
-func (s *Server) serve(ctx context.Context, nc net.Conn, tlsConfig *tls.Config) {
+func (s *Server) serve(ctx context.Context, nc net.Conn, from netip.Addr, tlsConfig *tls.Config) {
 	defer func() { nc.Close() }()
-	select {
-	case s.greeting <- struct{}{}:
-	case <-time.After(s.c.Handshake):
-		return
-	case <-ctx.Done():
-		return
-	}
-	greeted := sync.OnceFunc(func() { <-s.greeting })
+	greeted := sync.OnceFunc(func() { s.greeted(from) })
 	defer greeted()
 	if tlsConfig != nil {
+		select {
+		case s.slots <- struct{}{}:
+		case <-time.After(s.c.Handshake):
+			return
+		case <-ctx.Done():
+			return
+		}
+		served := sync.OnceFunc(func() { <-s.slots })
+		defer time.AfterFunc(maxHeld, served).Stop()
+		defer served()
 		nc.SetDeadline(time.Now().Add(s.c.Handshake))
 		tc := tls.Server(nc, tlsConfig)
 		if err := tc.HandshakeContext(ctx); err != nil {
@@ -162,8 +166,8 @@ func (s *Server) serve(ctx context.Context, nc net.Conn, tlsConfig *tls.Config) 
 		}
 		nc.SetDeadline(time.Time{})
 		nc = tc
+		served() // what follows costs next to nothing
 	}
-	greeted() // what follows costs next to nothing
 	t := &timed{ctx: ctx, nc: nc, idle: s.c.Handshake, half: s.c.Handshake}
 	r := wire.NewReader(t)
 	t.r = r
@@ -174,6 +178,7 @@ func (s *Server) serve(ctx context.Context, nc net.Conn, tlsConfig *tls.Config) 
 		s.refused(nc.RemoteAddr(), t.explain(err))
 		return
 	}
+	greeted()
 	t.idle, t.half = s.c.Idle, s.c.HalfFrame
 	defer s.leave(c)
 	later := time.AfterFunc(2*time.Second, c.announce)

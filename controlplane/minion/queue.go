@@ -33,7 +33,8 @@ type queue struct {
 	closed  bool
 	failing error // why the destination does not take anything now
 	since   time.Time
-	lost    int // records that were given up at the end
+	said    time.Time // when that was logged last
+	lost    int       // records that were given up at the end
 }
 
 func newQueue(name, label string, limit int, lines bool) *queue {
@@ -130,16 +131,24 @@ func (q *queue) close() {
 	q.change.Broadcast()
 }
 
-// state sets whether the destination fails, and reports whether that is new.
-func (q *queue) state(err error) (changed bool) {
+// sayEvery is how often it is logged that a destination still fails.
+const sayEvery = time.Minute
+
+// state sets whether the destination fails, and reports whether that is to be logged.
+func (q *queue) state(err error) (say bool) {
+	now := time.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	changed = (err == nil) != (q.failing == nil)
+	changed := (err == nil) != (q.failing == nil)
 	if changed {
-		q.since = time.Now()
+		q.since = now
 	}
 	q.failing = err
-	return changed
+	say = changed || err != nil && now.Sub(q.said) > sayEvery
+	if say {
+		q.said = now
+	}
+	return say
 }
 
 // look returns the queue's state, for those who ask.

@@ -63,7 +63,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, tlsConfig *tls.Confi
 		}
 		s.conns.Go(func() {
 			defer s.release(from)
-			s.serve(ctx, nc, tlsConfig)
+			s.serve(ctx, nc, from, tlsConfig)
 		})
 	}
 }
@@ -80,10 +80,26 @@ func (s *Server) admit(from netip.Addr) (refusal string) {
 		return "too many connections"
 	case s.from[from] >= s.c.MaxPerAddress:
 		return "too many connections from this address"
+	case s.greeting >= s.c.MaxGreeting:
+		return "too many connections without authentication"
+	case s.greets[from] >= max(s.c.MaxGreeting/32, 2):
+		return "too many connections without authentication from this address"
 	}
 	s.open++
+	s.greeting++
+	s.greets[from]++
 	s.from[from]++
 	return ""
+}
+
+// greeted ends the time in which a connection has not authenticated.
+func (s *Server) greeted(from netip.Addr) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.greeting--
+	if s.greets[from]--; s.greets[from] == 0 {
+		delete(s.greets, from)
+	}
 }
 
 func (s *Server) release(from netip.Addr) {

@@ -35,7 +35,10 @@ type Config struct {
 	MaxConnections int     // 20000 unless set
 	MaxPerAddress  int     // from one IPv4 address or IPv6 /64; 1024 unless set
 	Rate           float64 // connections of one address a second, after a burst of four times as many; 100 unless set
-	MaxPerServer   int     // of one server id; 8 unless set. The oldest is closed for the newest.
+	// MaxGreeting is how many connections may be there that have not authenticated, a
+	// 32nd of them from one address; 4096 unless set.
+	MaxGreeting  int
+	MaxPerServer int // of one server id; 8 unless set. The oldest is closed for the newest.
 	// ConnectionBytes is what may be in flight of one connection, and QueueBytes of one
 	// destination; 8 MiB and 64 MiB unless set. When there is more, connections wait.
 	ConnectionBytes, QueueBytes int
@@ -62,19 +65,22 @@ type Server struct {
 	past      past
 	rates     *quota.Rates[netip.Addr]
 	quiet     *rate.Limiter // of what is logged of those that are refused
-	greeting  chan struct{} // holds one for each handshake being served
+	slots     chan struct{} // holds one for each handshake being served
 
 	working context.Context // until destinations take nothing any more
 	ended   context.CancelFunc
 
-	mu     sync.Mutex
-	open   int
-	from   map[netip.Addr]int
-	agents map[string][]*conn // by server id; the newest last
-	conns  sync.WaitGroup
-	ending bool // Run waits for them
-	hook   hooks
-	alone  map[identity]chan struct{} // Ingest, one at a time of each
+	mu   sync.Mutex
+	open int
+	from map[netip.Addr]int
+	// Of those, connections that have not authenticated.
+	greeting int
+	greets   map[netip.Addr]int
+	agents   map[string][]*conn // by server id; the newest last
+	conns    sync.WaitGroup
+	ending   bool // Run waits for them
+	hook     hooks
+	alone    map[identity]chan struct{} // Ingest, one at a time of each
 }
 
 type hooks struct {
@@ -82,8 +88,13 @@ type hooks struct {
 	responses          Responses
 }
 
-// maxGreeting is how many handshakes are served at a time: each costs processor time.
-const maxGreeting = 128
+// Bounds of TLS handshakes.
+const (
+	maxServed = 128 // at a time: each costs processor time
+	// maxHeld is how long one counts among those. A longer one waits for its peer, who
+	// may be in no hurry, and must not keep others out.
+	maxHeld = 2 * time.Second
+)
 
 // New returns a Server that serves nobody yet: Run and Serve do.
 func New(c Config) (*Server, error) {
@@ -104,6 +115,7 @@ func New(c Config) (*Server, error) {
 	set(&c.Drain, 10*time.Second)
 	number(&c.MaxConnections, 20000)
 	number(&c.MaxPerAddress, 1024)
+	number(&c.MaxGreeting, 4096)
 	number(&c.MaxPerServer, 8)
 	number(&c.ConnectionBytes, 8<<20)
 	number(&c.QueueBytes, 64<<20)
@@ -119,8 +131,8 @@ func New(c Config) (*Server, error) {
 	s := &Server{
 		c: c, meter: newMeters(), ids: wire.NewGenerator(wire.RandomNode()), queues: map[string]*queue{},
 		rates: quota.NewRates[netip.Addr](c.Rate, int(4*c.Rate)+1, 1<<16),
-		quiet: rate.NewLimiter(rate.Every(time.Second), 10), greeting: make(chan struct{}, maxGreeting),
-		from: map[netip.Addr]int{}, agents: map[string][]*conn{}, alone: map[identity]chan struct{}{},
+		quiet: rate.NewLimiter(rate.Every(time.Second), 10), slots: make(chan struct{}, maxServed),
+		from: map[netip.Addr]int{}, greets: map[netip.Addr]int{}, agents: map[string][]*conn{}, alone: map[identity]chan struct{}{},
 	}
 	s.working, s.ended = context.WithCancel(context.Background())
 	s.responses = s.entries("responses", responseSink{s})
@@ -305,13 +317,13 @@ func (s *Server) Err() error {
 
 // trouble is called when a try of a destination has failed, or one that failed
 // succeeds again.
-func (s *Server) trouble(q *queue, err error) {
+func (s *Server) trouble(q *queue, err error, say bool) {
 	if err == nil {
 		s.c.Log.Info("a destination takes records again", "destination", q.name)
 		return
 	}
 	s.meter.failures.WithLabelValues(q.label).Inc()
-	if s.quiet.Allow() {
+	if say {
 		s.c.Log.Error("a destination fails; agents wait", "destination", q.name, "error", err)
 	}
 }

@@ -282,7 +282,7 @@ func TestHalfFrames(t *testing.T) {
 // TestStorm: connections beyond the bounds are closed, those there go on, and the
 // bounds are free again afterwards.
 func TestStorm(t *testing.T) {
-	r := start(t, Config{Records: &keep{}, MaxConnections: 64, MaxPerAddress: 48, Handshake: 3 * time.Second})
+	r := start(t, Config{Records: &keep{}, MaxConnections: 64, MaxPerAddress: 48, MaxGreeting: 32 * 40, Handshake: 3 * time.Second})
 	key := ChassisKey(secret, chassis1)
 	first := login(t, r, ChassisGroup, chassis1, key)
 	var all sync.WaitGroup
@@ -300,7 +300,7 @@ func TestStorm(t *testing.T) {
 	}
 	first.alive()
 	all.Wait()
-	if n := count(r.meter.refused.WithLabelValues("too many connections from this address")); n == 0 {
+	if n := count(r.meter.refused.WithLabelValues("too many connections without authentication from this address")); n == 0 {
 		t.Error("none was refused")
 	}
 	first.alive()

@@ -12,7 +12,7 @@ const (
 type entryWriter struct {
 	q       *queue
 	sink    Sink
-	trouble func(q *queue, err error)
+	trouble func(q *queue, err error, say bool)
 	meter   *meters
 }
 

@@ -40,7 +40,7 @@ const (
 type lineWriter struct {
 	q       *queue
 	m       medium
-	trouble func(q *queue, err error)
+	trouble func(q *queue, err error, say bool)
 	meter   *meters
 
 	mu     sync.Mutex
@@ -85,7 +85,7 @@ func (w *lineWriter) run(hurry context.Context) {
 	w.mu.Unlock()
 	<-synced
 	if err := w.m.close(); err != nil {
-		w.trouble(w.q, err)
+		w.trouble(w.q, err, true)
 	}
 }
 
@@ -148,7 +148,7 @@ type rewriter interface{ rewrite(parts []*part) error }
 
 func (w *lineWriter) rewrite(parts []*part, cause error) error {
 	if cause != nil {
-		w.trouble(w.q, fmt.Errorf("make %s durable: %w", w.q.name, cause))
+		w.trouble(w.q, fmt.Errorf("make %s durable: %w", w.q.name, cause), true)
 	}
 	m, ok := w.m.(rewriter)
 	if !ok {
@@ -158,11 +158,11 @@ func (w *lineWriter) rewrite(parts []*part, cause error) error {
 }
 
 // persist tries until something succeeds, or hurry ends, which it reports.
-func persist(hurry context.Context, q *queue, trouble func(*queue, error), try func() error) bool {
+func persist(hurry context.Context, q *queue, trouble func(*queue, error, bool), try func() error) bool {
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		err := try()
-		if q.state(err) || err != nil {
-			trouble(q, err)
+		if say := q.state(err); say || err != nil {
+			trouble(q, err, say)
 		}
 		if err == nil {
 			return true
