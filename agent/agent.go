@@ -36,6 +36,7 @@ type Agent struct {
 	known   contents
 	opening opening // of the tasks API; see commands.go
 	apps    *apps   // nil: none are kept
+	records *records
 
 	// What tests replace.
 	disks     func() ([]blockdev.Info, error) // those that may be worked on
@@ -75,7 +76,12 @@ func Run(machine *boot.Machine, version string) {
 	// The work outlives ctx a little, so that cancelled tasks can say so.
 	working, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	a.tasks = task.NewManager(ctx, func(s teeth.TaskStatus) { a.session.Report(s) }, machine.Log)
+	a.tasks = task.NewManager(ctx, a.report, machine.Log)
+	if a.records, err = a.openRecords(); err != nil {
+		machine.Log.Error("no records are kept", "err", err)
+	} else {
+		a.records.run(ctx, working)
+	}
 	boot.Go("commands", func() {
 		if err := a.commands(ctx); err != nil {
 			machine.Log.Error("no commands are run", "err", err)
@@ -90,6 +96,7 @@ func Run(machine *boot.Machine, version string) {
 		a.apps.end()
 		return // told to shut down
 	}
+	a.records.attach(a.session)
 	if a.apps != nil {
 		a.apps.session.Store(a.session)
 	}
@@ -97,7 +104,7 @@ func Run(machine *boot.Machine, version string) {
 	machine.SetHealth(a.healthy)
 	boot.OnLastWords(func(ctx context.Context, text string) {
 		a.session.Log("last words: "+text, map[string]any{"level": "ERROR"})
-		_ = a.session.Flush(ctx) // nobody is left to tell
+		_ = a.flush(ctx) // nobody is left to tell
 	})
 	ended := make(chan struct{})
 	boot.Go("session", func() {
@@ -120,7 +127,7 @@ func Run(machine *boot.Machine, version string) {
 	a.apps.end()
 	flushing, cancel := context.WithTimeout(working, flushLimit)
 	defer cancel()
-	if err := a.session.Flush(flushing); err != nil {
+	if err := a.flush(flushing); err != nil {
 		machine.Log.Warn("the control plane was not told everything", "err", err)
 	}
 	stop()
@@ -138,6 +145,7 @@ func (a *Agent) handshake() teeth.Handshake {
 		BootID:  a.bootID,
 		Token:   token,
 		Apps:    a.apps.keeps(),
+		Records: a.records != nil,
 	}
 }
 
@@ -156,6 +164,7 @@ func (a *Agent) Handle(ctx context.Context, method string, params json.RawMessag
 	if p, ok := work[method]; ok {
 		id, disruptive, run, err := p(params)
 		if err == nil {
+			a.records.taskStarted(id, method)
 			err = a.tasks.Start(id, method, disruptive, run)
 		}
 		if err != nil {
@@ -181,6 +190,20 @@ func (a *Agent) Handle(ctx context.Context, method string, params json.RawMessag
 		return struct{}{}, nil
 	}
 	return nil, session.ErrUnknownMethod
+}
+
+// report tells the control plane how a task goes.
+func (a *Agent) report(s teeth.TaskStatus) {
+	a.records.task(s)
+	a.session.Report(s)
+}
+
+// flush waits until the control plane has what was reported and said.
+func (a *Agent) flush(ctx context.Context) error {
+	delivered := make(chan error, 1)
+	boot.Go("flush records", func() { delivered <- a.records.flush(ctx) })
+	err := a.session.Flush(ctx)
+	return errors.Join(err, <-delivered)
 }
 
 // healthy reports whether the tasks can still be asked: one that holds its lock

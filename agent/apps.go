@@ -61,7 +61,12 @@ func (a *Agent) openApps(ctx context.Context) (*apps, error) {
 		return nil, err
 	}
 	p.host, err = app.Open(ctx, app.Options{
-		Root: appsRoot, Memory: memory / 2, MaxCache: memory / 16, Log: p.line, Logger: p.log,
+		Root: appsRoot, Memory: memory / 2, MaxCache: memory / 16, Logger: p.log,
+		Log: func(name, line string) {
+			if !a.records.app(name, line) {
+				p.log.Info(line, "app", name)
+			}
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -75,9 +80,6 @@ func (a *Agent) openApps(ctx context.Context) (*apps, error) {
 	}
 	return p, nil
 }
-
-// line takes a line of what an app writes.
-func (p *apps) line(app, text string) { p.log.Info(text, "app", app) }
 
 // hostID is under which id masters know this chassis.
 func (a *Agent) hostID() string {
@@ -161,6 +163,7 @@ func (p *apps) command(method string, params json.RawMessage) (any, error) {
 // welcomed takes the answer to a handshake.
 func (a *Agent) welcomed(r teeth.HandshakeResult) {
 	a.opening.welcomed(r)
+	a.records.welcomed(r)
 	if a.apps == nil {
 		return
 	}

@@ -198,7 +198,7 @@ func (a *Agent) depart(ctx context.Context, taskID, how string, out exit) {
 	a.apps.end() // before what they say last is sent
 	flushing, cancel := context.WithTimeout(ctx, flushLimit)
 	defer cancel()
-	if err := a.session.Flush(flushing); err != nil {
+	if err := a.flush(flushing); err != nil {
 		a.machine.Log.Warn("the control plane was not told everything", "err", err)
 	}
 	if how == powerOff {
