@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -106,8 +105,6 @@ func guest(m *testing.M) {
 	} else {
 		demo = "/demo"
 		os.Args = []string{"/init", "-test.run=^TestGuest", "-test.v"}
-		flag.CommandLine = flag.NewFlagSet("init", flag.ExitOnError)
-		testing.Init()
 		status = m.Run()
 	}
 	fmt.Println(guestDone+fmt.Sprint(status), ".")
