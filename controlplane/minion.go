@@ -129,7 +129,10 @@ func (s *server) startMinion(ctx context.Context, start func(part func() error),
 	start(func() error { return m.Run(ctx) })
 	start(func() error { m.dispatch.Run(ctx); return nil })
 	if m.address != "" {
-		start(func() error { return m.Serve(ctx, listeners[m.address], s.authority.ServerConfig()) })
+		// Agents resume sessions, as after a restart all come back at once; with keys of
+		// their own, as a ticket of the other listener says more.
+		conf := s.authority.AgentConfig(ctx, s.secrets+" minion")
+		start(func() error { return m.Serve(ctx, listeners[m.address], conf) })
 	}
 	if m.insecure != "" {
 		s.Log.Warn("minion agents may connect without TLS: their keys and the commands to them can be read on the way", "address", m.insecure)

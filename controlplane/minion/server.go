@@ -270,11 +270,12 @@ func (s *Server) Agents() []Agent {
 func (s *Server) newest(server string) *conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	list := s.agents[server]
-	if len(list) == 0 {
-		return nil
+	for _, c := range slices.Backward(s.agents[server]) {
+		if c.reason() == nil { // one that has ended may still hand on what it was given
+			return c
+		}
 	}
-	return list[len(list)-1]
+	return nil
 }
 
 // Send sends a frame, a command that is, to an agent. Whether the agent has got it is
