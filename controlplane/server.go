@@ -30,6 +30,7 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/health"
 	"github.com/teeth-metal/teeth/controlplane/images"
 	"github.com/teeth-metal/teeth/controlplane/metrics"
+	"github.com/teeth-metal/teeth/controlplane/minion/release"
 	"github.com/teeth-metal/teeth/controlplane/netboot"
 	"github.com/teeth-metal/teeth/controlplane/pki"
 	"github.com/teeth-metal/teeth/controlplane/rackhd"
@@ -286,6 +287,7 @@ func (s *server) run(outer context.Context) error {
 		Store: s.store, Image: s.images.File, BootDir: s.BootDir, IPXEDirs: s.Network.IPXEDirs, Log: s.Log,
 		AgentsPort: s.agentsPort, CAPin: info.CASHA256, Token: s.enrol, KernelArgs: s.KernelArgs, MoreArgs: func() string { return s.settings.Values().KernelArgs },
 		BootToken: s.store.IssueBootToken, CapabilityKey: s.secrets, Nodes: nodes, Observe: s.metrics.Requests("boot"),
+		Versions: release.Handler(s.minion.records, s.Log),
 	})
 	if err != nil {
 		return err

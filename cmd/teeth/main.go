@@ -52,7 +52,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 control plane not re
 		userCommand(), tokenCommand(), auditCommand(), specCommand(),
 		backupCommand(), restoreCommand(), serverCommand(), settingCommand(),
 		bmcCommand(), powerCommand(), snmpCommand(), pollerCommand(), alertCommand(), skuCommand(), catalogCommand(), appCommand(),
-		minionCommand(), logCommand(), telemetryCommand(), commandCommand(),
+		minionCommand(), agentVersionCommand(), logCommand(), telemetryCommand(), commandCommand(),
 	)
 	completeNames(root)
 	return root

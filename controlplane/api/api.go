@@ -93,7 +93,7 @@ type route struct {
 // routes are all operations. A subject with more than a few has a file of its own,
 // and a list that is joined here.
 var routes = slices.Concat(
-	coreRoutes, graphRoutes, operatorRoutes, enrolmentRoutes, addressRoutes, hardwareRoutes, catalogRoutes, estateRoutes, appRoutes, recordRoutes,
+	coreRoutes, graphRoutes, operatorRoutes, enrolmentRoutes, addressRoutes, hardwareRoutes, catalogRoutes, estateRoutes, appRoutes, recordRoutes, versionRoutes,
 )
 
 var coreRoutes = []route{
