@@ -127,6 +127,11 @@ func (s *server) search(r *http.Request) (f records.Search, err error) {
 			return f, &refusal{http.StatusBadRequest, fmt.Sprintf("page %.40q: want the next of a page, or the id of an event", after)}
 		}
 	}
+	if before := q.Get("before"); before != "" {
+		if f.Before, err = strconv.ParseInt(before, 10, 64); err != nil || f.Before < 1 {
+			return f, &refusal{http.StatusBadRequest, fmt.Sprintf("before %.40q: want the earlier of a page", before)}
+		}
+	}
 	return f, nil
 }
 
@@ -151,8 +156,12 @@ func (s *server) logs(w http.ResponseWriter, r *http.Request) error {
 	if !follow {
 		out := struct {
 			list[records.Log]
-			More bool `json:"more"`
-		}{list[records.Log]{p.Lines, strconv.FormatInt(p.Next, 10)}, p.More}
+			More    bool   `json:"more"`
+			Earlier string `json:"earlier,omitempty"`
+		}{list: list[records.Log]{p.Lines, strconv.FormatInt(p.Next, 10)}, More: p.More}
+		if f.Newest && p.More {
+			out.Earlier = strconv.FormatInt(p.Earlier, 10)
+		}
 		return write(w, http.StatusOK, out)
 	}
 	return s.streamEvents(w, r, func(e *eventStream) error {
@@ -166,7 +175,7 @@ func (s *server) logs(w http.ResponseWriter, r *http.Request) error {
 				}
 			}
 			moved := p.Next != f.After
-			f.After, f.Newest, f.Limit = p.Next, false, records.MaxLines
+			f.After, f.Before, f.Newest, f.Limit = p.Next, 0, false, records.MaxLines
 			if moved { // where to go on, also when nothing was found
 				if err := e.mark(strconv.FormatInt(f.After, 10)); err != nil {
 					return err

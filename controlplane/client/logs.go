@@ -28,7 +28,7 @@ type LogFilter struct {
 	Since, Until time.Time // the line's own time, or that of its arrival
 	Text         string    // words, all of which are in the message
 	Regexp       string    // what the message matches, in the syntax of RE2
-	Newest       int       // if not 0, only so many, the newest
+	Newest       int       // if not 0, only so many, the newest; FollowLogs begins with at most 1000
 }
 
 func (f LogFilter) query() url.Values {
@@ -59,15 +59,18 @@ func (f LogFilter) query() url.Values {
 // more, ctx ends, or do returns an error, which Logs then returns.
 func (c *Client) Logs(ctx context.Context, f LogFilter, do func(LogLine) error) error {
 	q := f.query()
-	if f.Newest == 0 {
-		q.Set("limit", "1000")
-	}
-	for {
-		var page struct {
-			Items []LogLine `json:"items"`
-			Next  string    `json:"next"`
-			More  bool      `json:"more"`
+	if f.Newest > 0 {
+		lines, err := c.newest(ctx, q, f.Newest)
+		for _, l := range lines {
+			if err == nil {
+				err = do(l)
+			}
 		}
+		return err
+	}
+	q.Set("limit", "1000")
+	for {
+		var page logPage
 		if err := c.call(ctx, http.MethodGet, "/v1/logs", q, nil, &page); err != nil {
 			return err
 		}
@@ -80,6 +83,35 @@ func (c *Client) Logs(ctx context.Context, f LogFilter, do func(LogLine) error) 
 			return nil
 		}
 		q.Set("page", page.Next)
+	}
+}
+
+type logPage struct {
+	Items   []LogLine `json:"items"`
+	Next    string    `json:"next"`
+	More    bool      `json:"more"`
+	Earlier string    `json:"earlier"`
+}
+
+// newest returns the newest n lines, or all there are if those are fewer.
+func (c *Client) newest(ctx context.Context, q url.Values, n int) (lines []LogLine, err error) {
+	for {
+		q.Set("limit", strconv.Itoa(min(n-len(lines), 1000)))
+		var page logPage
+		if err := c.call(ctx, http.MethodGet, "/v1/logs", q, nil, &page); err != nil {
+			return nil, err
+		}
+		lines = append(page.Items, lines...)
+		switch {
+		case len(lines) >= n:
+			return lines, nil
+		case page.More:
+			q.Set("before", page.Earlier)
+		case len(page.Items) > 0: // a page was full
+			q.Set("before", strconv.FormatInt(page.Items[0].Seq, 10))
+		default:
+			return lines, nil
+		}
 	}
 }
 

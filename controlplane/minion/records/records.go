@@ -93,6 +93,8 @@ type DB struct {
 	others sync.WaitGroup
 	closed atomic.Bool
 
+	maxOutput int64 // of a run, in bytes
+
 	writing      sync.Mutex // held by Write
 	segmentation sync.Mutex // held by segmentAll
 	in           writer
@@ -117,7 +119,7 @@ func Open(ctx context.Context, dsn string, o Options) (*DB, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	d := &DB{
-		o: o, log: o.Log, meters: newMeters(),
+		o: o, log: o.Log, meters: newMeters(), maxOutput: MaxOutput,
 		lines: make(chan struct{}), commands: make(chan struct{}), results: make(chan struct{}), seen: map[wire.ID]agent{},
 	}
 	var err error

@@ -51,7 +51,7 @@ var suite = map[string]func(*testing.T, *DB){
 }
 
 // kept makes few partitions.
-const kept = 5 * 24 * time.Hour
+const kept = 24 * time.Hour
 
 func TestSQLite(t *testing.T) {
 	for name, do := range suite {
@@ -277,7 +277,7 @@ func testRetention(t *testing.T, d *DB) {
 	server := uuid.NewString()
 	now := time.Now()
 	write(t, d,
-		lineAt(now.Add(-4*24*time.Hour), server, "old"),
+		lineAt(now.Add(-20*time.Hour), server, "old"),
 		lineAt(now.Add(-400*24*time.Hour), server, "replayed from long ago"),
 		lineAt(now, server, "new"),
 		minion.Entry{Verb: wire.Telemetry, ID: ids.Next(), Server: server, Service: "x", Values: []string{"1"}},
@@ -325,7 +325,7 @@ func testSizeIsBounded(t *testing.T, d *DB) {
 	server := uuid.NewString()
 	var lines []minion.Entry
 	for i := range 4000 {
-		lines = append(lines, lineAt(time.Now().Add(-time.Duration(4000-i)*time.Minute), server, strings.Repeat("x", 300)+fmt.Sprint(i)))
+		lines = append(lines, lineAt(time.Now().Add(-time.Duration(4000-i)*20*time.Second), server, strings.Repeat("x", 300)+fmt.Sprint(i)))
 	}
 	write(t, d, lines...)
 	d.o.MaxBytes = 1 << 20
@@ -335,6 +335,25 @@ func testSizeIsBounded(t *testing.T, d *DB) {
 	got := messages(t, d, Search{})
 	if len(got) == 0 || len(got) > 3500 || !strings.HasSuffix(got[len(got)-1], "x3999") {
 		t.Errorf("%d lines are left", len(got))
+	}
+}
+
+// Agents with a clock that is wrong do not fill the disk either.
+func TestDefaultPartitionIsBounded(t *testing.T) {
+	d := open(t, postgrestest.Start(t, "fsync=off").Database(t), Options{Keep: kept})
+	var lines []minion.Entry
+	for range 4000 {
+		lines = append(lines, lineAt(time.Unix(86400, 0), uuid.NewString(), "x"))
+	}
+	write(t, d, lines...)
+	d.o.MaxBytes = 4 << 20
+	for range 3 {
+		if err := d.shrink(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := messages(t, d, Search{}); len(got) < 1000 || len(got) > 2001 {
+			t.Errorf("%d lines are left", len(got))
+		}
 	}
 }
 

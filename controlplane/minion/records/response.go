@@ -7,8 +7,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -16,8 +16,8 @@ import (
 	wire "github.com/teeth-metal/teeth/wire/minion"
 )
 
-// maxOutput is how many bytes of a run's output are kept.
-const maxOutput = 16 << 20
+// MaxOutput is how many bytes of a run's output are kept.
+const MaxOutput = 16 << 20
 
 // Respond records an agent's response, or a part of it; see minion.Responses. One that
 // makes no sense, or is of another server's command, is logged and dropped: to fail
@@ -37,11 +37,12 @@ func (d *DB) Respond(ctx context.Context, a minion.Agent, result wire.Result) er
 		why = ""
 		var server, state string
 		var response sql.NullString
+		var kept int64
 		lock := ``
 		if d.pg != nil {
 			lock = ` FOR UPDATE`
 		}
-		err := t.QueryRowContext(ctx, d.d.rebind(`SELECT server_id, state, response_id FROM servers_commands WHERE id = ?`+lock), result.Order.String()).Scan(&server, &state, &response)
+		err := t.QueryRowContext(ctx, d.d.rebind(`SELECT server_id, state, response_id, kept FROM servers_commands WHERE id = ?`+lock), result.Order.String()).Scan(&server, &state, &response, &kept)
 		switch {
 		case errors.Is(err, sql.ErrNoRows):
 			why = "no such command"
@@ -54,7 +55,7 @@ func (d *DB) Respond(ctx context.Context, a minion.Agent, result wire.Result) er
 		case response.Valid: // it was sent again
 			return nil
 		}
-		if err := d.keepOutput(ctx, t, result); err != nil {
+		if err := d.keepOutput(ctx, t, result, kept); err != nil {
 			return err
 		}
 		if result.State == Running {
@@ -74,19 +75,23 @@ func (d *DB) Respond(ctx context.Context, a minion.Agent, result wire.Result) er
 }
 
 // keepOutput adds a part of the output, unless it is there.
-func (d *DB) keepOutput(ctx context.Context, t *sql.Tx, r wire.Result) error {
+func (d *DB) keepOutput(ctx context.Context, t *sql.Tx, r wire.Result, kept int64) error {
 	id := r.Order.String()
-	var kept int64
-	if err := t.QueryRowContext(ctx, d.d.rebind(`SELECT COALESCE(SUM(LENGTH(stdout) + LENGTH(stderr)), 0) FROM command_outputs WHERE servers_command_id = ?`), id).Scan(&kept); err != nil {
-		return err
-	}
 	stdout, stderr := storable(strings.Join(r.Stdout, "")), storable(strings.Join(r.Stderr, ""))
-	if size := int64(len(stdout) + len(stderr)); kept+size > maxOutput {
+	size := int64(len(stdout) + len(stderr))
+	if kept+size > d.maxOutput {
 		_, err := t.ExecContext(ctx, d.d.rebind(`UPDATE servers_commands SET dropped = dropped + ? WHERE id = ?`), size, id)
 		return err
 	}
-	_, err := t.ExecContext(ctx, d.d.rebind(`INSERT INTO command_outputs (servers_command_id, sequence, stdout, stderr) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`),
+	res, err := t.ExecContext(ctx, d.d.rebind(`INSERT INTO command_outputs (servers_command_id, sequence, stdout, stderr) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`),
 		id, r.Sequence, stdout, stderr)
+	if err != nil {
+		return err
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 0 {
+		return err
+	}
+	_, err = t.ExecContext(ctx, d.d.rebind(`UPDATE servers_commands SET kept = kept + ? WHERE id = ?`), size, id)
 	return err
 }
 
@@ -140,23 +145,26 @@ func (d *DB) parts(ctx context.Context, t *sql.Tx, id string) (stdout, stderr []
 // The original finds it by the SHA-256 of standard output followed by standard error;
 // the same text divided otherwise gets a row under a hash of its own.
 func (d *DB) response(ctx context.Context, t *sql.Tx, stdout, stderr []string, run string) (string, error) {
-	sum := sha256.Sum256([]byte(strings.Join(stdout, "") + strings.Join(stderr, "")))
+	text := strings.Join(stdout, "")
+	sum := sha256.Sum256([]byte(text + strings.Join(stderr, "")))
 	hash := hex.EncodeToString(sum[:])
 	now := d.d.now()
+	// Of the same text, as much is standard output if it is divided in the same way.
+	length := `LENGTH(array_to_string(stdout, ''))`
+	if d.pg == nil {
+		length = `(SELECT COALESCE(SUM(LENGTH(value)), 0) FROM json_each(stdout))`
+	}
 	for {
 		var id string
-		var outs, errs []string
+		var characters int
 		err := t.QueryRowContext(ctx, d.d.rebind(`INSERT INTO command_responses (id, stdout, stderr, hash, created_at, updated_at) VALUES (?, ?, ?, ?, `+now+`, `+now+`)
-			ON CONFLICT (hash) DO UPDATE SET updated_at = excluded.updated_at RETURNING id, stdout, stderr`),
-			uuid.NewString(), d.d.list(stdout), d.d.list(stderr), hash).Scan(&id, texts{d.d, &outs}, texts{d.d, &errs})
+			ON CONFLICT (hash) DO UPDATE SET updated_at = excluded.updated_at RETURNING id, `+length),
+			uuid.NewString(), d.d.list(stdout), d.d.list(stderr), hash).Scan(&id, &characters)
 		if err != nil {
 			return "", err
 		}
-		if slices.Equal(outs, stdout) && slices.Equal(errs, stderr) || len(hash) > hex.EncodedLen(sha256.Size) {
+		if characters == utf8.RuneCountInString(text) || len(hash) > hex.EncodedLen(sha256.Size) {
 			return id, nil
-		}
-		if strings.Join(outs, "") == strings.Join(stdout, "") && strings.Join(errs, "") == strings.Join(stderr, "") {
-			return id, nil // in other parts
 		}
 		hash += "-" + run
 	}

@@ -328,6 +328,9 @@ func (d *DB) dropSlice(ctx context.Context, s lineSlice) error {
 // disk than it may. That of now and those after it stay: what fills those six hours
 // with more needs a larger limit, and says so.
 func (d *DB) shrinkSlices(ctx context.Context) error {
+	if err := d.shrinkDefault(ctx); err != nil {
+		return err
+	}
 	slices, err := d.slices(ctx)
 	if err != nil {
 		return err
@@ -354,4 +357,33 @@ func (d *DB) shrinkSlices(ctx context.Context) error {
 		d.log.Error("the log lines of the last hours alone take more disk than logs may: find out who logs so much, or allow more", "database", d.name, "bytes", total, "limit", d.o.MaxBytes)
 	}
 	return nil
+}
+
+// lineBytes is about what a line takes, with its places in indexes.
+const lineBytes = 450
+
+// shrinkDefault drops the older half of the lines in the default partition when they
+// take more than a quarter of the disk that logs may take. Their clocks are wrong, so
+// it is by seq. The space is used again, and not given back.
+func (d *DB) shrinkDefault(ctx context.Context) error {
+	var size, lines int64
+	if err := d.r.QueryRowContext(ctx, `SELECT pg_total_relation_size('logs_default')`).Scan(&size); err != nil || size <= d.o.MaxBytes/4 {
+		return err
+	}
+	// Not all of it may be in use.
+	if err := d.r.QueryRowContext(ctx, `SELECT COUNT(*) FROM logs_default`).Scan(&lines); err != nil || lines*lineBytes <= d.o.MaxBytes/4 {
+		return err
+	}
+	var first, last int64
+	if err := d.r.QueryRowContext(ctx, `SELECT COALESCE(MIN(seq), 0), COALESCE(MAX(seq), 0) FROM logs_default`).Scan(&first, &last); err != nil {
+		return err
+	}
+	d.log.Warn("log lines of agents whose clock is wrong take much disk, the oldest are dropped", "database", d.name, "lines", lines)
+	n, err := d.inBatches(ctx, `logs_default`, `seq < ?`, first+(last-first)/2)
+	d.meters.dropped.Add(float64(n))
+	if err != nil {
+		return err
+	}
+	_, err = d.w.ExecContext(ctx, `VACUUM logs_default`)
+	return err
 }

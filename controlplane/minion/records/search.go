@@ -39,16 +39,20 @@ type Search struct {
 	// Newest selects the newest lines and not the oldest. They are in ascending order
 	// all the same.
 	Newest bool
+	Before int64 // if not 0, seq is less than this
 }
 
 // Page is what a search has found, in ascending order of Seq.
 type Page struct {
 	Lines []Log
-	// Next is the After with which the same search goes on.
+	// Next is the After with which the same search goes on, or comes back later. Of the
+	// newest lines that is what follows all of them.
 	Next int64
-	// More: there may be more lines. A page can have few lines, or none, and more be
-	// there, when its time was over.
+	// More: there may be more lines that are selected. A page can have few lines, or
+	// none, and more be there, when its time was over.
 	More bool
+	// Earlier is the Before with which a search for the newest lines goes on.
+	Earlier int64
 }
 
 const (
@@ -175,6 +179,9 @@ func (d *DB) find(ctx context.Context, s Search) (Page, error) {
 	if err != nil {
 		return p, err
 	}
+	if s.Before > 0 {
+		head = min(head, s.Before-1)
+	}
 	spans, err := d.spans(ctx, s, c, head)
 	if err != nil {
 		return p, err
@@ -200,7 +207,7 @@ func (d *DB) find(ctx context.Context, s Search) (Page, error) {
 			}
 			p.Lines = append(p.Lines, lines...)
 			if s.Newest {
-				sp.last = reached - 1
+				sp.last, p.Earlier = reached-1, reached
 			} else {
 				sp.first, p.Next = reached+1, reached
 			}
@@ -218,7 +225,8 @@ func (d *DB) find(ctx context.Context, s Search) (Page, error) {
 func (d *DB) finish(p Page, s Search, head int64) Page {
 	if s.Newest {
 		slices.Reverse(p.Lines)
-		p.Next, p.More = max(head, s.After), false
+		p.Next = max(head, s.After)
+		p.More = p.More && len(p.Lines) < s.Limit
 	}
 	return p
 }

@@ -103,6 +103,7 @@ CREATE TABLE servers_commands (
 	-- ours; identical output of several servers is one response, so these are here
 	state         varchar NOT NULL DEFAULT '',
 	exit_code     integer,
+	kept          bigint NOT NULL DEFAULT 0, -- bytes of output
 	dropped       bigint NOT NULL DEFAULT 0 -- bytes of output that were not kept
 );
 CREATE INDEX index_servers_commands_on_command_id ON servers_commands (command_id);

@@ -89,6 +89,7 @@ CREATE TABLE servers_commands (
 	updated_at    BIGINT NOT NULL,
 	state         TEXT NOT NULL DEFAULT '',
 	exit_code     INTEGER,
+	kept          BIGINT NOT NULL DEFAULT 0,
 	dropped       BIGINT NOT NULL DEFAULT 0
 );
 CREATE INDEX servers_commands_command_id ON servers_commands (command_id);
