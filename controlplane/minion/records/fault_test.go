@@ -1,0 +1,148 @@
+package records
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/teeth-metal/teeth/controlplane/minion"
+	"github.com/teeth-metal/teeth/controlplane/store/postgrestest"
+)
+
+// The database dies while lines are written, some of them again. What was written is
+// there, once, in the order of its agent; what has failed is written again.
+func TestPostgreSQLDies(t *testing.T) {
+	server := postgrestest.Start(t)
+	d := open(t, server.Database(t), Options{Keep: kept})
+	agent := uuid.NewString()
+	done := make(chan []string)
+	stop := make(chan struct{})
+	go func() {
+		var want []string
+		var last []minion.Entry
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				done <- want
+				return
+			default:
+			}
+			batch := slices.Clone(last[:min(len(last), i%3)]) // as after a lost acknowledgement
+			fresh := make([]minion.Entry, 0, 50)
+			for k := range 50 {
+				m := fmt.Sprint(i, " ", k)
+				fresh, want = append(fresh, line(agent, "agent", m)), append(want, m)
+			}
+			batch, last = append(batch, fresh...), fresh
+			for d.Write(t.Context(), batch) != nil {
+				time.Sleep(10 * time.Millisecond)
+			}
+		}
+	}()
+	for range 3 {
+		before, err := d.Head(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, func() bool { head, err := d.Head(t.Context()); return err == nil && head > before+100 })
+		server.Kill(t)
+		if _, err := d.Find(t.Context(), Search{}); err == nil {
+			t.Error("a search without a database")
+		}
+		server.Run(t)
+	}
+	close(stop)
+	want := <-done
+	if got := messages(t, d, Search{Servers: []string{agent}}); !slices.Equal(got, want) {
+		t.Errorf("%d lines, want %d", len(got), len(want))
+	}
+}
+
+// Two servers write; whoever follows the log by seq misses none of their lines.
+func TestFollowersMissNothing(t *testing.T) {
+	dsn := postgrestest.Start(t, "fsync=off").Database(t)
+	both := []*DB{open(t, dsn, Options{Keep: kept}), open(t, dsn, Options{Keep: kept})}
+	const batches, size = 40, 25
+	var writers sync.WaitGroup
+	for n, d := range both {
+		writers.Go(func() {
+			for i := range batches {
+				var batch []minion.Entry
+				for k := range size {
+					batch = append(batch, line(uuid.NewString(), "agent", fmt.Sprint(n, i, k)))
+				}
+				if err := d.Write(t.Context(), batch); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	seen := map[string]bool{}
+	s := Search{Limit: 100}
+	for len(seen) < 2*batches*size {
+		changed := both[0].Lines()
+		p, err := both[0].Find(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range p.Lines {
+			if seen[l.ID] {
+				t.Fatal("seen twice")
+			}
+			seen[l.ID] = true
+		}
+		s.After = p.Next
+		if len(p.Lines) > 0 {
+			continue
+		}
+		select {
+		case <-changed:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("only %d lines", len(seen))
+		}
+	}
+	writers.Wait()
+}
+
+func FuzzWords(f *testing.F) {
+	f.Add("Disk sda: Übergröße 0x1F\x00\xff")
+	f.Fuzz(func(t *testing.T, text string) {
+		list := wordsOf(text)
+		if !hasAll(text, list) {
+			t.Errorf("%q has not its own words %q", text, list)
+		}
+		hashes := map[uint64]struct{}{}
+		for _, w := range list {
+			hashes[hash([]byte(w))] = struct{}{}
+		}
+		filter := newFilter(hashes)
+		for h := range hashes {
+			if !filter.has(h) {
+				t.Errorf("the filter of %q lacks a word", text)
+			}
+		}
+	})
+}
+
+func FuzzWithoutNUL(f *testing.F) {
+	f.Add([]byte(`{"a\u0000":"\\u0000\\\u0000"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if !json.Valid(b) {
+			return
+		}
+		out := withoutNUL(b)
+		var v any
+		if err := json.Unmarshal(out, &v); err != nil {
+			t.Errorf("%q becomes %q: %v", b, out, err)
+		}
+		if text := fmt.Sprint(v); strings.Contains(text, "\x00") {
+			t.Errorf("%q becomes %q", b, out)
+		}
+	})
+}
