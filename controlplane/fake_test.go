@@ -79,7 +79,7 @@ func connectWith(t testing.TB, s *running, bootID string, found json.RawMessage,
 	a.r.Buffer(nil, teeth.MaxLine+2)
 	go a.read()
 	reply := a.call(teeth.MethodHandshake, teeth.Handshake{ID: testMAC, UUID: testUUID, Serial: "SN1", Version: "1.0",
-		MACs: []string{testMAC}, BootID: bootID, Token: s.token, Endpoint: s.info.Agents})
+		MACs: []string{testMAC}, BootID: bootID, Token: s.token, Endpoint: s.info.Agents, Apps: true})
 	if reply.Kind != teeth.KindResult {
 		t.Fatalf("handshake refused: %v", reply.Err)
 	}

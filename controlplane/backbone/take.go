@@ -173,10 +173,16 @@ func (m *Master) store(ctx context.Context, batch []incoming) error {
 		m.meters.statuses.WithLabelValues("taken").Inc()
 		if h.Desired != nil && !h.Settled {
 			m.queue.add(h.ID)
+			if h.Transport == viaSession {
+				m.queue.addAfter(h.ID, settling) // the session may not be open for commands yet
+			}
 		}
 	}
 	return nil
 }
+
+// settling is how long a new session takes until it is open for commands, mostly.
+const settling = 2 * time.Second
 
 // apply makes a status the host's last one.
 func apply(h *store.AppHost, in incoming, v verdict) {
