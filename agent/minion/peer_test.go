@@ -43,6 +43,7 @@ type peer struct {
 	delay    atomic.Int64 // a time.Duration, before an acknowledgement
 	maxRead  int          // bytes of a read, for short ones
 	tls      *tls.Config
+	listen   func(address string) (net.Listener, error)
 
 	mu      sync.Mutex
 	ln      net.Listener
@@ -58,6 +59,7 @@ type peer struct {
 
 func newPeer(t *testing.T, original bool, set ...func(*peer)) *peer {
 	p := &peer{t: t, original: original, conns: map[net.Conn]bool{}, ids: map[wire.ID]bool{}, maxRead: 1 << 20}
+	p.listen = func(address string) (net.Listener, error) { return net.Listen("tcp", address) }
 	for _, f := range set {
 		f(p)
 	}
@@ -73,7 +75,7 @@ func (p *peer) start() {
 	if at == "" {
 		at = "127.0.0.1:0"
 	}
-	ln, err := net.Listen("tcp", at)
+	ln, err := p.listen(at)
 	if err != nil {
 		p.t.Fatal(err)
 	}
