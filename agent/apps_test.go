@@ -2,10 +2,16 @@ package agent
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -180,9 +186,67 @@ func TestAppsOverBroker(t *testing.T) {
 	if p := (&apps{way: fixed}); p.keeps() {
 		t.Error("the control plane may say which apps there are, beside another master")
 	}
+	// Over TLS the broker is known by a pin.
+	url, pin := withTLS(t, r)
+	for _, c := range []struct {
+		pin  string
+		well bool
+	}{{pin, true}, {strings.Repeat("0", 64), false}, {"", false}} {
+		ctx, cancel := context.WithCancel(t.Context())
+		tw := newWay(fixed.log)
+		if err := tw.fix(ctx, broker.Config{URL: url, Dialect: broker.MasterDeclared, HostID: id, Log: fixed.log}, c.pin); err != nil {
+			t.Fatal(err)
+		}
+		patience := time.Second
+		if c.well {
+			patience = 20 * time.Second
+		}
+		var err error
+		for began := time.Now(); time.Since(began) < patience; time.Sleep(20 * time.Millisecond) {
+			if err = tw.Send(t.Context(), status); err == nil {
+				break
+			}
+		}
+		if (err == nil) != c.well {
+			t.Errorf("with pin %.8q: %v", c.pin, err)
+		}
+		cancel()
+	}
 	if err := newWay(fixed.log).fix(ctx, broker.Config{URL: "amqps://h/", HostID: id, Log: fixed.log}, "no digest"); err == nil {
 		t.Error("a pin that is none is taken")
 	}
+}
+
+// withTLS puts TLS before a broker, and returns its URL then and the pin of its CA.
+func withTLS(t *testing.T, r *rabbitmqtest.Broker) (url, pin string) {
+	t.Helper()
+	h := httptest.NewTLSServer(nil) // for its certificate, which is its own CA
+	t.Cleanup(h.Close)
+	sum := sha256.Sum256(h.Certificate().Raw)
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: h.TLS.Certificates})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			in, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer in.Close()
+				out, err := net.Dial("tcp", r.Address())
+				if err != nil {
+					return
+				}
+				defer out.Close()
+				go io.Copy(out, in)
+				io.Copy(in, out)
+			}()
+		}
+	}()
+	return "amqps://guest:guest@" + l.Addr().String() + "/", hex.EncodeToString(sum[:])
 }
 
 func TestCPUInfo(t *testing.T) {
