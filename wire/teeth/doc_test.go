@@ -20,6 +20,7 @@ func TestDocumentation(t *testing.T) {
 		MethodLog:            func() any { return new(Log) },
 		MethodTaskStatus:     func() any { return new(TaskStatus) },
 		MethodCertificate:    func() any { return new(CertificateParams) },
+		MethodRecords:        func() any { return new(RecordsParams) },
 		MethodStatus:         func() any { return new(StatusParams) },
 		MethodTaskCancel:     func() any { return new(TaskParams) },
 		MethodDiskErase:      func() any { return new(DiskEraseParams) },
