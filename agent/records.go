@@ -92,6 +92,7 @@ func (a *Agent) openRecords() (*records, error) {
 func (a *Agent) internalCommands() map[string]command.Func {
 	return map[string]command.Func{
 		"version": command.Version(a.version),
+		"upgrade": a.upgradeRamdisk,
 		"status": func(ctx context.Context, _ []string) (string, error) {
 			s, err := a.status(ctx, json.RawMessage("{}"))
 			if err != nil {
