@@ -277,7 +277,7 @@ func objectFile(name string) (json.RawMessage, error) {
 var versionPatterns = []*regexp.Regexp{
 	regexp.MustCompile(`^[^_]+_([0-9][^_]*)_[^_]+\.deb$`),
 	regexp.MustCompile(`^.+?-([0-9][^-]*-[^-]+)\.[^.-]+\.rpm$`),
-	regexp.MustCompile(`^.+?[-_]v?([0-9][^_]*?)(?:[-_](?:linux|amd64|x86_64)[^/]*)?\.(?:tar(?:\.(?:gz|xz|zst))?|tgz)$`),
+	regexp.MustCompile(`^.+?[-_]v?([0-9][^_]*?)(?:[-_.](?:linux|amd64|x86_64)[^/]*)?\.(?:tar(?:\.(?:gz|xz|zst))?|tgz)$`),
 }
 
 // versionOf is the version in the name of a package's file; "" if there is none.

@@ -121,14 +121,23 @@ const appPoll = 500 * time.Millisecond
 func (c *Client) WaitApps(ctx context.Context, host string, show func(AppHost)) (AppHost, error) {
 	tick := time.NewTicker(appPoll)
 	defer tick.Stop()
-	last := ""
+	var h AppHost
+	shown := ""
 	for {
-		h, err := c.AppHost(ctx, host)
+		newest, err := c.AppHost(ctx, host)
+		if ctx.Err() != nil && h.ID != "" {
+			return h, fmt.Errorf("host %s is %s: %w", h.ID, h.State, ctx.Err())
+		}
 		if err != nil {
 			return h, err
 		}
-		if now := fmt.Sprintf("%+v", h.Apps) + h.State + h.Error; show != nil && now != last {
-			last = now
+		h = newest
+		now, err := json.Marshal([]any{h.Apps, h.State, h.Error})
+		if err != nil {
+			return h, err
+		}
+		if show != nil && string(now) != shown {
+			shown = string(now)
 			show(h)
 		}
 		switch {
@@ -144,7 +153,6 @@ func (c *Client) WaitApps(ctx context.Context, host string, show func(AppHost)) 
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return h, fmt.Errorf("host %s is %s: %w", h.ID, h.State, ctx.Err())
 		}
 	}
 }
