@@ -49,6 +49,7 @@ func serve(t *testing.T) controlplane.Info {
 		done <- controlplane.Serve(ctx, controlplane.Config{
 			DataDir: dir, BootDir: dir, Version: "test", Log: slog.New(slog.DiscardHandler),
 			Agents: "127.0.0.1:0", API: "127.0.0.1:0", Boot: "127.0.0.1:0", InsecureAgents: "127.0.0.1:0",
+			Minion:    controlplane.MinionConfig{Address: "127.0.0.1:0"},
 			Enrolment: controlplane.EnrolmentConfig{AutoApprove: []store.Rule{{Kind: store.RuleAll}}},
 			Ready:     func(i controlplane.Info) { ready <- i },
 		})

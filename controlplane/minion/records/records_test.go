@@ -343,7 +343,7 @@ func TestDefaultPartitionIsBounded(t *testing.T) {
 	d := open(t, postgrestest.Start(t, "fsync=off").Database(t), Options{Keep: kept})
 	var lines []minion.Entry
 	for range 4000 {
-		lines = append(lines, lineAt(time.Unix(86400, 0), uuid.NewString(), "x"))
+		lines = append(lines, lineAt(time.Unix(86400, 0), uuid.NewString(), strings.Repeat("x", 300)))
 	}
 	write(t, d, lines...)
 	d.o.MaxBytes = 4 << 20
