@@ -3,7 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -137,7 +137,15 @@ func (w *waiting) finish(cmd *cobra.Command, conn *connection, c *client.Client,
 			ctx, cancel = context.WithTimeout(ctx, w.timeout)
 			defer cancel()
 		}
-		show := func(h client.AppHost) { appProgress(cmd.OutOrStdout(), h) }
+		said := ""
+		show := func(h client.AppHost) {
+			if news := appProgress(h); news != said {
+				said = news
+				for line := range strings.Lines(news) {
+					fmt.Fprint(cmd.OutOrStdout(), time.Now().Format(time.TimeOnly), " ", line)
+				}
+			}
+		}
 		if conn.output == "json" {
 			show = nil
 		}
@@ -151,30 +159,29 @@ func (w *waiting) finish(cmd *cobra.Command, conn *connection, c *client.Client,
 	return failed
 }
 
-// appProgress prints a line for each app that is not as desired yet.
-func appProgress(out io.Writer, h client.AppHost) {
-	now := time.Now().Format(time.TimeOnly)
-	said := false
+// appProgress is a line for each app that is not as desired yet.
+func appProgress(h client.AppHost) string {
+	var out strings.Builder
 	for _, a := range h.Apps {
 		if a.State == "ok" && a.Step == "" {
 			continue
 		}
-		said = true
-		line := fmt.Sprintf("%s %s: %s", now, live.Printable(a.Name), a.State)
+		fmt.Fprintf(&out, "%s: %s", live.Printable(a.Name), a.State)
 		if a.Step != "" {
-			line += fmt.Sprintf(", %s %.0f %%", live.Printable(a.Step), a.Percent)
+			fmt.Fprintf(&out, ", %s %.0f %%", live.Printable(a.Step), a.Percent)
 		}
 		if a.Error != "" {
-			line += ": " + live.Printable(a.Error)
+			fmt.Fprintf(&out, ": %s", live.Printable(a.Error))
 		}
-		fmt.Fprintln(out, line)
+		fmt.Fprintln(&out)
 	}
-	if !said {
-		fmt.Fprintf(out, "%s %s\n", now, hostState(h))
+	if out.Len() == 0 {
+		fmt.Fprintln(&out, hostState(h))
 	}
 	if h.Error != "" {
-		fmt.Fprintf(out, "%s %s\n", now, live.Printable(h.Error))
+		fmt.Fprintln(&out, live.Printable(h.Error))
 	}
+	return out.String()
 }
 
 func showAppHost(w *tabwriter.Writer, h client.AppHost) {
