@@ -119,12 +119,17 @@ func Run(machine *boot.Machine, version string) {
 		a.tasks.Wait()
 		close(idle)
 	})
+	quiet := make(chan struct{})
+	boot.Go("end of apps", func() {
+		a.apps.end()
+		close(quiet)
+	})
 	select {
 	case <-idle:
 	case <-time.After(windUp):
 		a.log.Error("a task does not end, shutting down without it")
 	}
-	a.apps.end()
+	<-quiet // soon: it has a limit of its own
 	flushing, cancel := context.WithTimeout(working, flushLimit)
 	defer cancel()
 	if err := a.flush(flushing); err != nil {

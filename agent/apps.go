@@ -32,7 +32,7 @@ const (
 	appsRoot  = "/run/teeth/apps"
 	appsState = "/run/teeth/backbone"
 
-	appsStop   = 20 * time.Second // for apps to end before the chassis leaves
+	appsStop   = 10 * time.Second // for apps to end before the chassis leaves
 	lookAround = 30 * time.Second // for the inventory that a status shows
 )
 
@@ -61,7 +61,7 @@ func (a *Agent) openApps(ctx context.Context) (*apps, error) {
 		return nil, err
 	}
 	p.host, err = app.Open(ctx, app.Options{
-		Root: appsRoot, Memory: memory / 2, MaxCache: memory / 16, Logger: p.log,
+		Root: appsRoot, Memory: memory / 4, MaxCache: memory / 16, Logger: p.log,
 		Log: func(name, line string) {
 			if !a.records.app(name, line) {
 				p.log.Info(line, "app", name)
@@ -95,7 +95,7 @@ func (p *apps) run(ctx context.Context, a *Agent) {
 	boot.Go("apps", func() {
 		defer close(p.ended)
 		slave, err := backbone.New(backbone.Config{
-			Apps: p.host, Transports: []backbone.Transport{p.way}, Dir: appsState, Log: p.log,
+			Apps: p.host, Transports: []backbone.Transport{p.way}, Dir: appsState, Log: p.log, Heartbeat: a.machine.Options.Backbone.Heartbeat,
 			Version: a.version, Info: a.hostInfo(ctx), OS: "teeth_" + strings.TrimPrefix(a.version, "teeth-agent/"),
 			Variables: func() wire.Variables { return a.variables(p.way.host()) },
 		})
@@ -132,7 +132,15 @@ func (p *apps) close() {
 	case <-ctx.Done():
 		p.log.Warn("an app's work does not end, leaving all the same")
 	}
-	if err := p.host.Close(ctx); err != nil {
+	closed := make(chan error, 1)
+	boot.Go("end of apps' host", func() { closed <- p.host.Close(ctx) })
+	var err error
+	select {
+	case err = <-closed:
+	case <-time.After(appsStop + time.Second): // it waits for what cannot be stopped
+		err = context.DeadlineExceeded
+	}
+	if err != nil {
 		p.log.Warn("not every app has ended in order", "err", err)
 	}
 }

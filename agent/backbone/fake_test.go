@@ -74,6 +74,9 @@ func (h *host) begin(what, name string) (end func(), err error) {
 func (h *host) Installed(context.Context) ([]app.State, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.panics == "all" {
+		panic("a fault of all")
+	}
 	var out []app.State
 	for _, name := range slices.Sorted(maps.Keys(h.apps)) {
 		st := h.apps[name]

@@ -43,7 +43,8 @@ func (s *Slave) work(ctx context.Context) {
 		case <-retry:
 		case <-s.look:
 			s.mu.Lock()
-			act = s.state == wire.StateOK // what differs now has changed by itself
+			// What differs in a state of ok has changed by itself.
+			act = s.state != wire.StateRetrying && s.state != wire.StateFailed
 			s.mu.Unlock()
 		}
 		s.survive("an attempt", func() { s.pass(ctx, act) })

@@ -223,7 +223,7 @@ func (s *Slave) setConfig(m wire.Envelope) {
 	d.revision = m.Revision
 	same := d.same(s.want)
 	if same && d.revision == s.want.revision && s.refused == nil {
-		s.again()
+		s.again(false)
 		return
 	}
 	s.refused, s.accepted = nil, time.Now()
@@ -231,7 +231,7 @@ func (s *Slave) setConfig(m wire.Envelope) {
 		d.serial = s.want.serial
 		s.want = d
 		s.save()
-		s.again()
+		s.again(true)
 		return
 	}
 	s.serial++
@@ -251,17 +251,25 @@ func (s *Slave) setConfig(m wire.Envelope) {
 
 // again deals with a set that is the one there is already. The protocol has it begin
 // anew; a master that sends it as the answer to every status must not make this host
-// busy for ever. s.mu is held.
-func (s *Slave) again() {
+// busy for ever. There is news, if it has another revision or takes the place of one
+// that was refused. s.mu is held.
+func (s *Slave) again(news bool) {
 	switch {
 	case s.working:
 		s.attempt = min(s.attempt, 1)
+		if news {
+			s.emit()
+			return
+		}
 		s.repeat()
 	case s.state == wire.StateOK:
-		if s.repeats.Allow() {
+		if news || s.repeats.Allow() {
 			poke(s.kick)
 		}
 	default:
+		if news {
+			s.emit()
+		}
 		s.attempt, s.state = 0, wire.StateRetrying
 		if soon := later(time.Now(), s.ended.Add(s.c.RetryMin)); s.retryAt.IsZero() || soon.Before(s.retryAt) {
 			s.retryAt = soon

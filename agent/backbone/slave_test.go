@@ -568,6 +568,46 @@ func TestPanic(t *testing.T) {
 		h.change(func() { h.panics = "" })
 		r.wait(6 * time.Second)
 		r.want("converging ok")
+
+		h.change(func() { h.panics = "all" })
+		r.tell(`{}`)
+		r.want("")
+		h.change(func() { h.panics = "" })
+		r.wait(time.Minute)
+		r.want("converging ok")
+	})
+}
+
+// A revision that is new is told, even if nothing else is; so is the end of a refusal.
+func TestNews(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		h := newHost(t)
+		r := start(t, h, newLine(wire.MasterDeclared), func(c *Config) { c.Heartbeat = time.Hour })
+		defer r.stop()
+		set := func(revision int64) {
+			r.line.in <- wire.Envelope{Opcode: wire.SetConfig, Revision: revision, Data: json.RawMessage(strings.ReplaceAll(web, "'", `"`))}
+			synctest.Wait()
+		}
+		set(1)
+		r.want("ok converging ok")
+		for n := int64(2); n < 20; n++ {
+			set(n)
+			if got := report(t, r.want("ok")[0]).Revision; got != n {
+				t.Errorf("revision %d, want %d", got, n)
+			}
+		}
+		r.tell(`[]`)
+		set(19)
+		if list := r.want("ok ok"); report(t, list[0]).Refused == nil || report(t, list[1]).Refused != nil {
+			t.Errorf("refused, then not: %+v", list)
+		}
+		h.change(func() { h.takes = 9 * time.Second })
+		r.tell(strings.ReplaceAll(web, "'1'", "'2'"))
+		r.want("converging")
+		r.line.in <- wire.Envelope{Opcode: wire.SetConfig, Revision: 30, Data: json.RawMessage(strings.ReplaceAll(strings.ReplaceAll(web, "'1'", "'2'"), "'", `"`))}
+		if got := report(t, r.want("converging")[0]).Revision; got != 30 {
+			t.Errorf("revision %d while it works", got)
+		}
 	})
 }
 

@@ -192,6 +192,7 @@ var setters = map[string]func(*Options, string) error{
 	"teeth.backbone":           setBackbone,
 	"teeth.backbone_ca_sha256": setBackboneCA,
 	"teeth.backbone_dialect":   setBackboneDialect,
+	"teeth.backbone_heartbeat": setBackboneHeartbeat,
 	"console": func(o *Options, v string) error {
 		name, _, _ := strings.Cut(v, ",")
 		if name == "" || name == "null" {

@@ -57,12 +57,13 @@ func TestParseOptions(t *testing.T) {
 		{"rackhd", "teeth.rackhd=http://10.0.0.1:8082 teeth.rackhd_downloads=any", func(o *Options) { o.RackHD, o.AnyFiles = "http://10.0.0.1:8082", true }, ""},
 		{"rackhd without scheme", "teeth.rackhd=10.0.0.1:8082", func(*Options) {}, "want http://HOST:PORT"},
 		{"rackhd downloads", "teeth.rackhd_downloads=all", func(*Options) {}, "write any or server"},
-		{"backbone", "teeth.backbone=amqps://u:p@h/v teeth.backbone_ca_sha256=" + strings.Repeat("AB", 32) + " teeth.backbone_dialect=2015", func(o *Options) {
-			o.Backbone = BackboneOptions{URL: "amqps://u:p@h/v", CASHA256: strings.Repeat("ab", 32), Dialect: "2015"}
+		{"backbone", "teeth.backbone=amqps://u:p@h/v teeth.backbone_ca_sha256=" + strings.Repeat("AB", 32) + " teeth.backbone_dialect=2015 teeth.backbone_heartbeat=30", func(o *Options) {
+			o.Backbone = BackboneOptions{URL: "amqps://u:p@h/v", CASHA256: strings.Repeat("ab", 32), Dialect: "2015", Heartbeat: 30 * time.Second}
 		}, ""},
 		{"backbone by HTTP", "teeth.backbone=http://u:hush@h/", func(*Options) {}, "want amqp[s]://"},
 		{"backbone's pin", "teeth.backbone_ca_sha256=ab", func(*Options) {}, "64 hex digits"},
 		{"backbone's dialect", "teeth.backbone_dialect=new", func(*Options) {}, "auto, document, 2014 or 2015"},
+		{"backbone's heartbeat", "teeth.backbone_heartbeat=1", func(*Options) {}, "5 to 3600 seconds"},
 		{"consoles", "console=tty0 console=ttyS1,115200n8 console=null", func(o *Options) { o.Consoles = []string{"tty0", "ttyS1"} }, ""},
 		{"console that climbs", "console=../sda", func(*Options) {}, "not a console"},
 		{"panic at once", "panic=-1", func(o *Options) { o.Panic = 0 }, ""},
