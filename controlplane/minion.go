@@ -161,24 +161,23 @@ func (s *server) minionChassis(ctx context.Context, id string) (known, approved 
 }
 
 // minionOf is what a chassis is told of the StreamServer. Over a plain session it is
-// told of the plain listener only: a key that anybody could have read is no key.
+// told of the plain listener only: a key that anybody could have read is no key. With no
+// address it is still told that the session takes records.
 func (s *server) minionOf(chassis, host string, secure bool) *teeth.MinionServer {
 	listening := s.minion.address
 	if !secure {
 		listening = s.minion.insecure
 	}
+	m := &teeth.MinionServer{Addresses: []string{}, Group: minion.ChassisGroup, ID: strings.ToLower(chassis), Insecure: !secure}
 	own, port, err := net.SplitHostPort(listening)
 	if err != nil {
-		return nil
+		return m // records come over the session
 	}
-	if ip := net.ParseIP(own); ip != nil && !ip.IsUnspecified() {
-		host = own // elsewhere nobody listens
+	if ip := net.ParseIP(own); ip != nil && !ip.IsUnspecified() && !ip.IsLoopback() {
+		host = own // elsewhere nobody listens; a loopback that others have reached is forwarded
 	}
-	id := strings.ToLower(chassis)
-	return &teeth.MinionServer{
-		Addresses: []string{net.JoinHostPort(host, port)}, Group: minion.ChassisGroup, ID: id,
-		Key: s.minion.Key(id), Insecure: !secure,
-	}
+	m.Addresses, m.Key = append(m.Addresses, net.JoinHostPort(host, port)), s.minion.Key(m.ID)
+	return m
 }
 
 // chassisRecords is the StreamServer for those who come over their session.
