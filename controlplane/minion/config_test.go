@@ -116,9 +116,11 @@ func TestReadConfigRefuses(t *testing.T) {
 	}
 	file := Destination{typeFile, filepath.Join(t.TempDir(), "x.log")}
 	for want, c := range map[string]Config{
-		"there is none":        {Groups: []GroupConfig{{ID: "g", Services: []ServiceConfig{{Default: true, To: Destination{Type: typeRecords}}}}}},
-		"is there twice":       {Groups: []GroupConfig{{ID: "g", Services: []ServiceConfig{{Names: []string{"a", "a"}, To: file}}}}},
-		"two default services": {Groups: []GroupConfig{{ID: "g", Services: []ServiceConfig{{Default: true, To: file}, {Default: true, To: file}}}}},
+		"whose chassis":        {Groups: []GroupConfig{{ID: "g"}}},
+		"have one each":        {Groups: []GroupConfig{{ID: ChassisGroup, Key: "k"}}},
+		"there is none":        {Groups: []GroupConfig{{ID: "g", Key: "k", Services: []ServiceConfig{{Default: true, To: Destination{Type: typeRecords}}}}}},
+		"is there twice":       {Groups: []GroupConfig{{ID: "g", Key: "k", Services: []ServiceConfig{{Names: []string{"a", "a"}, To: file}}}}},
+		"two default services": {Groups: []GroupConfig{{ID: "g", Key: "k", Services: []ServiceConfig{{Default: true, To: file}, {Default: true, To: file}}}}},
 	} {
 		if _, err := New(c); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v; want %q", err, want)

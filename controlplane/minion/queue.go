@@ -2,6 +2,7 @@ package minion
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 )
@@ -34,6 +35,7 @@ type queue struct {
 	failing error // why the destination does not take anything now
 	since   time.Time
 	said    time.Time // when that was logged last
+	moved   time.Time // when it last took something, or began to wait
 	lost    int       // records that were given up at the end
 }
 
@@ -64,6 +66,9 @@ func (q *queue) put(ctx context.Context, p *part) error {
 	}
 	if err := ctx.Err(); err != nil {
 		return err
+	}
+	if q.bytes == 0 {
+		q.moved = time.Now()
 	}
 	q.parts = append(q.parts, p)
 	q.bytes += p.bytes
@@ -100,6 +105,7 @@ func (q *queue) done(parts []*part) {
 	}
 	q.mu.Lock()
 	q.bytes -= bytes
+	q.moved = time.Now()
 	q.change.Broadcast()
 	q.mu.Unlock()
 	for _, p := range parts {
@@ -151,9 +157,15 @@ func (q *queue) state(err error) (say bool) {
 	return say
 }
 
+// stuckAfter is how long a destination may take to take something.
+var stuckAfter = 30 * time.Second
+
 // look returns the queue's state, for those who ask.
 func (q *queue) look() (bytes int, failing error, since time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if stuck := time.Since(q.moved); q.failing == nil && q.bytes > 0 && stuck > stuckAfter {
+		return q.bytes, fmt.Errorf("it has taken nothing for %v", stuck.Round(time.Second)), q.moved
+	}
 	return q.bytes, q.failing, q.since
 }

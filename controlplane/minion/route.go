@@ -39,6 +39,9 @@ func (g *group) label(name string) *queue {
 func (s *Server) openGroups(configs []GroupConfig) error {
 	s.groups = map[string]*group{}
 	for _, c := range configs {
+		if (c.ID == ChassisGroup) != (c.Key == "") {
+			return fmt.Errorf("group %s: every group has a key but %q, whose chassis have one each", c.ID, ChassisGroup)
+		}
 		g := &group{id: c.ID, key: c.Key, services: map[string]rule{}, labels: map[string]*queue{}}
 		for _, service := range c.Services {
 			to, err := s.destination(service.To)

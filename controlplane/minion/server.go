@@ -295,17 +295,8 @@ func (s *Server) Send(ctx context.Context, server string, f wire.Frame) error {
 	return nil
 }
 
-// End ends the connections of an agent, which may come again if it still may.
-func (s *Server) End(server string, reason error) {
-	s.mu.Lock()
-	list := slices.Clone(s.agents[server])
-	s.mu.Unlock()
-	for _, c := range list {
-		c.end(reason)
-	}
-}
-
-// Err says which destinations take nothing, so that agents wait.
+// Err says which destinations take nothing, so that agents wait: they fail, or have not
+// answered for half a minute.
 func (s *Server) Err() error {
 	var errs []error
 	for _, q := range s.all() {
