@@ -184,7 +184,7 @@ func drill(t *testing.T, long, cycle time.Duration, opt spool.Options) {
 }
 
 func TestFaultDrill(t *testing.T) {
-	drill(t, 10*time.Second, 2*time.Second, spool.Options{})
+	drill(t, 8*time.Second, 2*time.Second, spool.Options{})
 }
 
 // TestFaultDrillLong is the drill of the issue, ten minutes: TEETH_FAULT_DRILL=10m.
