@@ -65,14 +65,23 @@ func (h *Host) replace(ctx context.Context, spec Spec, report progress.Func) (*i
 	if err = errors.Join(err, pkg.Close()); err != nil {
 		return nil, errors.Join(err, h.discard(spec.Name, rec.Dir))
 	}
+	ctx = context.WithoutCancel(ctx)
 	a, err := h.make(rec)
 	if err == nil {
-		err = h.exchange(context.WithoutCancel(ctx), a)
+		err = h.exchange(ctx, a)
 	}
 	if err != nil {
-		return nil, errors.Join(err, h.discard(spec.Name, rec.Dir))
+		return nil, errors.Join(err, h.ungroup(ctx, spec.Name), h.discard(spec.Name, rec.Dir))
 	}
 	return a, nil
+}
+
+// ungroup removes the control group that was made for an app in vain.
+func (h *Host) ungroup(ctx context.Context, name string) error {
+	if _, err := h.get(name); err == nil || h.tree == nil {
+		return nil
+	}
+	return h.tree.Remove(ctx, name)
 }
 
 // discard removes files that were unpacked for nothing, and the app's directory if there

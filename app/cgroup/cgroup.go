@@ -130,22 +130,28 @@ func (t *Tree) Group(name string) (*Group, error) {
 	return g, nil
 }
 
+// Remove kills what is in the group of an app and removes it, if there is one.
+func (t *Tree) Remove(ctx context.Context, name string) error { return t.group(name).Remove(ctx) }
+
 // Limit sets the limits of the group; what is 0 is not limited. The error wraps
 // ErrUnavailable when a limit cannot be kept here.
 func (g *Group) Limit(l manifest.Limits) error {
 	const period = 100000 // microseconds
-	for _, s := range []struct {
+	settings := []struct {
 		controller, file, value string
 		asked                   bool
 	}{
 		{"memory", "memory.max", strconv.FormatInt(l.Memory, 10), l.Memory > 0},
 		{"pids", "pids.max", strconv.FormatInt(l.PIDs, 10), l.PIDs > 0},
 		{"cpu", "cpu.max", fmt.Sprintf("%d %d", int64(l.CPU*period), period), l.CPU > 0},
-	} {
+	}
+	for _, s := range settings {
+		if s.asked && !g.tree.controllers[s.controller] {
+			return fmt.Errorf("%w: limit the use of %s, the kernel has no such controller in version 2", ErrUnavailable, s.controller)
+		}
+	}
+	for _, s := range settings {
 		if !g.tree.controllers[s.controller] {
-			if s.asked {
-				return fmt.Errorf("%w: limit the use of %s, the kernel has no such controller in version 2", ErrUnavailable, s.controller)
-			}
 			continue
 		}
 		if !s.asked {
