@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 
 	"golang.org/x/term"
 )
@@ -41,17 +43,25 @@ func Typed(in *os.File, out io.Writer, history string) (line func() (string, err
 		io.Reader
 		io.Writer
 	}{in, out}, prompt)
-	if w, h, err := term.GetSize(int(in.Fd())); err == nil {
-		if err := t.SetSize(w, h); err != nil {
-			return nil, nil, nil, fmt.Errorf("terminal: %w", err)
+	resized := make(chan os.Signal, 1)
+	resized <- syscall.SIGWINCH // as it is now
+	signal.Notify(resized, syscall.SIGWINCH)
+	go func() {
+		for range resized {
+			// A terminal that does not know its size, as some consoles, has the usual one.
+			if w, h, err := term.GetSize(int(in.Fd())); err == nil && w > 0 {
+				_ = t.SetSize(w, h) // writes to the terminal, which then has other troubles
+			}
 		}
-	}
+	}()
 	past := &past{}
 	if history != "" {
 		past.load(history)
 	}
 	t.History = past
 	restore = func() error {
+		signal.Stop(resized)
+		close(resized)
 		err := term.Restore(int(in.Fd()), state)
 		if history != "" {
 			if serr := past.save(history); err == nil {
