@@ -89,7 +89,7 @@ func TestAppCommands(t *testing.T) {
 		{"app set SN1 web --url http://h/web_1.8_all.deb --running --stopped", 2, "give one of them"},
 		{"app set SN1 web --url http://h/web_1.8_all.deb --service a=on", 2, "SERVICE=running"},
 		{"app set SN1 web --url http://h/web_1.8_all.deb --config x", 2, "SECTION.KEY=VALUE"},
-		{"app set SN1 web --url http://h/web_1.8_all.deb --config k.x=3 --digest " + digest + " --memory 1000000", 0, "absent"},
+		{"app set SN1 web --url http://h/web_1.8_all.deb --config k.x=3 --digest " + digest + " --memory 16777216", 0, "absent"},
 		{"app set SN1 web --stopped --config k.y=text --cpus 0.5", 0, "1.8"},
 		{"app set SN1 web --config-file " + config, 0, "1.8"},
 		{"app set nobody web --url http://h/web_1.8_all.deb", 3, "nobody"},
@@ -129,7 +129,7 @@ func TestAppCommands(t *testing.T) {
 	}
 	web := show()["web"]
 	web.Config = compact(t, web.Config)
-	if web.Version != "1.8" || *web.Running || web.Digest != digest || web.Limits.Memory != 1_000_000 || web.Limits.CPUs != 0.5 || string(web.Config) != `{"big":9007199254740993}` {
+	if web.Version != "1.8" || *web.Running || web.Digest != digest || web.Limits.Memory != 16_777_216 || web.Limits.CPUs != 0.5 || string(web.Config) != `{"big":9007199254740993}` {
 		t.Errorf("%+v %s", web, web.Config)
 	}
 	// Another file: what was known of the old one does not hold for it.

@@ -95,7 +95,7 @@ func TestSession(t *testing.T) {
 	m := startMaster(t, Config{Store: s, Session: sessions})
 	c.m = m
 	// What is wanted of a chassis that has said nothing yet waits.
-	m.set(t, "52:54:00:00:00:01", Change{Put: apps(t, `{"web":{"version":"1","url":"http://h/w.deb","config":{},"limits":{"memory":1000000}}}`)})
+	m.set(t, "52:54:00:00:00:01", Change{Put: apps(t, `{"web":{"version":"1","url":"http://h/w.deb","config":{},"limits":{"memory":16777216}}}`)})
 	if h := m.is(t, c.id, "missing", func(h Host) bool { return h.State == StateMissing && h.Desired }); h.Chassis != c.id || c.told() > 0 {
 		t.Errorf("%+v", h)
 	}
@@ -107,7 +107,7 @@ func TestSession(t *testing.T) {
 		t.Errorf("%+v", h)
 	}
 	// Its limits are no part of what it says it has; they are told all the same.
-	m.set(t, c.id, Change{Put: apps(t, `{"web":{"version":"1","url":"http://h/w.deb","config":{},"limits":{"memory":2000000}}}`)})
+	m.set(t, c.id, Change{Put: apps(t, `{"web":{"version":"1","url":"http://h/w.deb","config":{},"limits":{"memory":33554432}}}`)})
 	m.is(t, c.id, "as desired, with another limit", settled)
 	if n := c.told(); n != 2 {
 		t.Errorf("told %d times", n)

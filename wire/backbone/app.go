@@ -18,6 +18,7 @@ const (
 	MaxText    = 4096 // bytes of a version, a URL, a file's name
 	MaxNames   = 256  // services of an app, operating systems of a package
 	maxAppName = 128
+	minMemory  = 1 << 20 // bytes
 )
 
 // App is one app: as desired, with what it is made of, or as a status tells it,
@@ -238,6 +239,9 @@ func (a App) check() error {
 	}
 	if l := a.Limits; l != nil && (l.Memory < 0 || l.PIDs < 0 || !(l.CPUs >= 0 && l.CPUs < 1e6)) {
 		return errors.New("limits: want numbers from 0")
+	}
+	if l := a.Limits; l != nil && l.Memory > 0 && l.Memory < minMemory {
+		return fmt.Errorf("limits: %d bytes of memory are too few to run anything, want at least %d", l.Memory, minMemory)
 	}
 	if a.URL != "" {
 		return checkURL(a.URL)

@@ -189,6 +189,8 @@ func TestRefused(t *testing.T) {
 		`{"web":{"version":"1","url":"http://h/x","config":{},"size":-1}}`:                                  "size: -1",
 		`{"web":{"version":"1","pkginfo":{"baseurl":"http://h"},"config":{}}}`:                              "filenames_by_os has 0 files",
 		`{"web":{"version":"1","pkginfo":{"baseurl":"x","filenames_by_os":{"a":"b"}},"config":{}}}`:         `pkginfo: baseurl "x": want`,
+		`{"web":{"version":"1","url":"http://h/x","config":{},"limits":{"memory":64}}}`:                     "limits: 64 bytes of memory are too few",
+		`{"web":{"version":"1","url":"http://h/x","config":{},"limits":{"pids":-1}}}`:                       "limits: want numbers from 0",
 		`{"../etc":{"version":"1","url":"http://h/x","config":{}}}`:                                         `app name "../etc"`,
 		`{"":{"version":"1","url":"http://h/x","config":{}}}`:                                               "app name",
 	} {
