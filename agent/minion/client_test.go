@@ -496,3 +496,24 @@ func TestBackoff(t *testing.T) {
 		t.Errorf("%v", most)
 	}
 }
+
+// TestRate: what has gathered in an outage comes at a bounded rate.
+func TestRate(t *testing.T) {
+	both(t, func(t *testing.T, p *peer) {
+		const n, perSecond = 1500, 2000
+		c := client(t, Options{Rate: perSecond})
+		for i := range n {
+			c.Log("s", line(i))
+		}
+		least := time.Duration(n-c.limit.Burst()) * time.Second / perSecond
+		aim(t, c, target(p.address))
+		began := time.Now()
+		run(t, c)
+		flush(t, c)
+		p.has(n)
+		once(t, p.lines("s"), n)
+		if took := time.Since(began); took < least {
+			t.Errorf("%d records in %v, want at least %v", n, took, least)
+		}
+	})
+}
