@@ -73,7 +73,7 @@ func (a *Agent) openApps(ctx context.Context) (*apps, error) {
 	}
 	p.way = newWay(p.log)
 	if opt := a.machine.Options.Backbone; opt.URL != "" {
-		c := broker.Config{URL: opt.URL, Dialect: opt.Dialect, HostID: a.hostID(), MAC: strings.ToUpper(a.machine.MAC), Log: p.log}
+		c := broker.Config{URL: opt.URL, Dialect: opt.Dialect, HostID: a.hostID(), MAC: a.documentID(macs("/sys")), Log: p.log}
 		if err := p.way.fix(ctx, c, opt.CASHA256); err != nil {
 			p.log.Error("the Backbone master of the kernel command line is not asked", "err", err)
 		}
@@ -85,6 +85,17 @@ func (a *Agent) openApps(ctx context.Context) (*apps, error) {
 func (a *Agent) hostID() string {
 	if a.machine.Identity.UUID != "" {
 		return a.machine.Identity.UUID
+	}
+	return strings.ToUpper(a.machine.MAC)
+}
+
+// documentID is under which id the document's masters know this chassis: the address
+// of its first NIC by name.
+func (a *Agent) documentID(macs []string) string {
+	for _, mac := range macs {
+		if strings.Trim(mac, "0:") != "" {
+			return strings.ToUpper(mac)
+		}
 	}
 	return strings.ToUpper(a.machine.MAC)
 }

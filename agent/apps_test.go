@@ -249,6 +249,15 @@ func withTLS(t *testing.T, r *rabbitmqtest.Broker) (url, pin string) {
 	return "amqps://guest:guest@" + l.Addr().String() + "/", hex.EncodeToString(sum[:])
 }
 
+func TestDocumentID(t *testing.T) {
+	b := newBench(t)
+	for want, macs := range map[string][]string{"0A:00:00:00:00:01": {"00:00:00:00:00:00", "0a:00:00:00:00:01", "0a:00:00:00:00:00"}, "52:54:00:00:00:01": nil} {
+		if got := b.documentID(macs); got != want {
+			t.Errorf("of %q: %s, want %s", macs, got, want)
+		}
+	}
+}
+
 func TestCPUInfo(t *testing.T) {
 	b := cpuInfo(&hwinfo.Inventory{CPUs: []hwinfo.CPU{{Vendor: "GenuineIntel", Model: "Xeon", Sockets: 2, Cores: 8, Threads: 16, Features: []string{"hypervisor"}}}}, "x86_64")
 	var got struct {

@@ -152,16 +152,6 @@ func (m *master) until(what string, ok func(wire.Status) bool) wire.Status {
 	return wire.Status{}
 }
 
-// quiet wants no message for a moment.
-func (m *master) quiet(d time.Duration) {
-	m.t.Helper()
-	select {
-	case line := <-m.lines:
-		m.t.Fatalf("unexpected: %.500s", line)
-	case <-time.After(d):
-	}
-}
-
 // apps is a host of apps without any: what is installed is a table. What has a name
 // that begins with "bad" cannot be installed.
 type apps struct {
