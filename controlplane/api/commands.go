@@ -290,41 +290,65 @@ func (s *server) commandOutput(w http.ResponseWriter, r *http.Request) error {
 type toldRun struct {
 	state          string
 	updated        time.Time
-	stdout, stderr int
+	stdout, stderr int   // bytes
+	parts          int64 // of one that goes on
 }
 
 func (t *toldRun) tell(e *eventStream, db *records.DB, run records.Run) error {
 	if t.state == run.State && t.updated.Equal(run.Updated) {
 		return nil
 	}
-	if run.State == records.Running || records.Final(run.State) {
+	if run.State == records.Running {
+		for more := true; more; {
+			parts, err := db.Parts(e.r.Context(), run.ID, t.parts)
+			if err != nil {
+				return err
+			}
+			for _, p := range parts {
+				if err := t.output(e, run, p.Stdout, p.Stderr); err != nil {
+					return err
+				}
+			}
+			t.parts += int64(len(parts))
+			more = len(parts) > 0
+		}
+	}
+	if records.Final(run.State) {
 		full, err := db.Run(e.r.Context(), run.Command, run.ID)
 		if err != nil {
 			return err
 		}
-		for stream, text := range map[string]string{"stdout": full.Stdout, "stderr": full.Stderr} {
-			sent := &t.stdout
-			if stream == "stderr" {
-				sent = &t.stderr
-			}
-			for *sent < len(text) {
-				part := text[*sent:]
-				if len(part) > maxOutputEvent {
-					n := maxOutputEvent
-					for n > 0 && !utf8.RuneStart(part[n]) {
-						n--
-					}
-					part = part[:n]
-				}
-				if err := e.send("", "output", Output{run.ID, run.Server, stream, *sent, part}); err != nil {
-					return err
-				}
-				*sent += len(part)
-			}
+		if err := t.output(e, run, full.Stdout[min(t.stdout, len(full.Stdout)):], full.Stderr[min(t.stderr, len(full.Stderr)):]); err != nil {
+			return err
 		}
-		full.Stdout, full.Stderr = "", ""
-		run = full
+	}
+	if t.state == run.State {
+		t.updated = run.Updated
+		return nil
 	}
 	t.state, t.updated = run.State, run.Updated
 	return e.send("", "run", run)
+}
+
+// output sends what follows on what was sent.
+func (t *toldRun) output(e *eventStream, run records.Run, stdout, stderr string) error {
+	for _, s := range []struct {
+		name, text string
+		sent       *int
+	}{{"stdout", stdout, &t.stdout}, {"stderr", stderr, &t.stderr}} {
+		for text := s.text; text != ""; {
+			n := len(text)
+			if n > maxOutputEvent {
+				for n = maxOutputEvent; n > 1 && !utf8.RuneStart(text[n]); {
+					n--
+				}
+			}
+			if err := e.send("", "output", Output{run.ID, run.Server, s.name, *s.sent, text[:n]}); err != nil {
+				return err
+			}
+			*s.sent += n
+			text = text[n:]
+		}
+	}
+	return nil
 }

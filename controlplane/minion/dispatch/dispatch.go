@@ -170,6 +170,6 @@ func (p *Dispatcher) send(ctx context.Context, r records.Ready) (bool, error) {
 		p.log.Warn("it is not known whether a command was received", "server", r.Name, "command", r.Command, "run", r.Order.ID, "error", err)
 		return true, nil
 	}
-	p.log.Info("command sent", "server", r.Name, "command", r.Command, "run", r.Order.ID, "argv", r.Order.Argv)
+	p.log.Info("command sent", "server", r.Name, "command", r.Command, "run", r.Order.ID)
 	return true, nil
 }

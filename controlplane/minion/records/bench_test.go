@@ -2,8 +2,10 @@ package records
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +15,27 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/minion"
 	"github.com/teeth-metal/teeth/controlplane/store/postgrestest"
 )
+
+// processorTime is what a process has used; 0 has used none.
+func processorTime(b *testing.B, pid int) time.Duration {
+	if pid == 0 {
+		return 0
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), ") ")
+	var ticks time.Duration
+	for _, f := range strings.Fields(rest)[11:13] { // user and system time, proc(5)
+		n, err := strconv.Atoi(f)
+		if err != nil {
+			b.Fatal(err)
+		}
+		ticks += time.Duration(n)
+	}
+	return ticks * time.Second / 100 // USER_HZ
+}
 
 // BenchmarkRows writes lines of 100 servers, of which each is a frame of 180 bytes, in
 // batches as the StreamServer's, with the database's own durability, and has them
@@ -30,6 +53,12 @@ func BenchmarkRows(b *testing.B) {
 			}
 			const batch = 10_000
 			entries := make([]minion.Entry, batch)
+			write(b, d, line(servers[0], "kernel", "the first"))
+			backend := 0
+			if c, ok := d.in.(*copier); ok {
+				backend = int(c.conn.PgConn().PID())
+			}
+			own, its := processorTime(b, os.Getpid()), processorTime(b, backend)
 			b.ResetTimer()
 			n, rare := 0, ""
 			for range b.N {
@@ -41,6 +70,9 @@ func BenchmarkRows(b *testing.B) {
 				write(b, d, entries...)
 			}
 			b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "rows/s")
+			// What a machine that has other work to do cannot disturb.
+			b.ReportMetric(float64((processorTime(b, os.Getpid())-own).Nanoseconds())/float64(n), "ns-here/row")
+			b.ReportMetric(float64((processorTime(b, backend)-its).Nanoseconds())/float64(n), "ns-backend/row")
 			begun := time.Now()
 			if err := d.segmentAll(b.Context()); err != nil {
 				b.Fatal(err)

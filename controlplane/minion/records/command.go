@@ -338,6 +338,32 @@ func (d *DB) output(ctx context.Context, r *Run) error {
 	return rows.Err()
 }
 
+// Part is some of the output of a run that goes on.
+type Part struct{ Stdout, Stderr string }
+
+// Parts returns what a run that goes on has written from its part number from on, as
+// far as there is no gap. Of one that has ended there are none.
+func (d *DB) Parts(ctx context.Context, run string, from int64) ([]Part, error) {
+	rows, err := d.r.QueryContext(ctx, d.d.rebind(`SELECT sequence, stdout, stderr FROM command_outputs WHERE servers_command_id = ? AND sequence >= ? ORDER BY sequence LIMIT 1000`), run, from)
+	if err != nil {
+		return nil, d.unavailable(fmt.Errorf("output of run %s: %w", run, err))
+	}
+	defer rows.Close()
+	var list []Part
+	for rows.Next() {
+		var n int64
+		var p Part
+		if err := rows.Scan(&n, &p.Stdout, &p.Stderr); err != nil {
+			return nil, fmt.Errorf("output of run %s: %w", run, err)
+		}
+		if n != from+int64(len(list)) {
+			break
+		}
+		list = append(list, p)
+	}
+	return list, d.unavailable(rows.Err())
+}
+
 // Cancel ends what of a command is still waiting, and returns how many runs that were.
 // What an agent has been sent goes on.
 func (d *DB) Cancel(ctx context.Context, id string) (n int64, err error) {
