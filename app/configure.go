@@ -50,6 +50,9 @@ func (h *Host) configure(ctx context.Context, a *installed, c json.RawMessage) e
 	rec := a.rec
 	same := bytes.Equal(rec.Config, c)
 	rec.Config = c
+	if !same {
+		rec.Finished = nil // what has ended for good runs once more, see Reload
+	}
 	if err = h.save(rec); err == nil {
 		a.rec = rec
 	}

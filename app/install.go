@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/teeth-metal/teeth/app/archive"
+	"github.com/teeth-metal/teeth/app/manifest"
 	"github.com/teeth-metal/teeth/app/packages"
 	"github.com/teeth-metal/teeth/imagecache"
 	"github.com/teeth-metal/teeth/progress"
@@ -39,6 +40,7 @@ func (h *Host) Install(ctx context.Context, spec Spec, report progress.Func) err
 		err = h.configure(ctx, a, spec.Config)
 	}
 	if err == nil {
+		h.resume(a)
 		err = h.set(ctx, a, spec.Running, spec.Services)
 	}
 	if err != nil {
@@ -199,10 +201,31 @@ func (h *Host) describe(ctx context.Context, rec *record, spec Spec, tree *os.Ro
 			return unknownService(name, d.manifest.Services)
 		}
 	}
+	h.carry(rec, spec.Services, d.manifest.Services)
 	if spec.Services == nil && spec.Running && len(d.manifest.Services) == 0 {
 		return nothingToRun(d.skipped)
 	}
 	return nil
+}
+
+// carry leaves services as they are in the version that is there, if want names only
+// others.
+func (h *Host) carry(rec *record, want map[string]bool, there map[string]manifest.Service) {
+	if want == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	old := h.apps[rec.Name]
+	if old == nil {
+		return
+	}
+	for name, on := range old.rec.Services {
+		_, named := want[name]
+		if _, ok := there[name]; ok && !named {
+			rec.Services[name] = on
+		}
+	}
 }
 
 func nothingToRun(skipped []string) error {
