@@ -210,9 +210,14 @@ func (c *Client) log(service, line string, id func() wire.ID, put func(wire.Fram
 }
 
 // Telemetry queues a measurement and returns at once. It fails if the values do not
-// fit in a frame.
+// fit in a frame. A label that begins with wire.JSON is itself the value.
 func (c *Client) Telemetry(label string, values ...string) error {
-	data := wire.Texts(fit(label))
+	if strings.HasPrefix(label, wire.JSON) {
+		label = clean(label)
+	} else {
+		label = fit(label)
+	}
+	data := wire.Texts(label)
 	for _, v := range values {
 		data = append(data, wire.Text(clean(v)))
 	}

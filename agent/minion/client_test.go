@@ -517,3 +517,28 @@ func TestRate(t *testing.T) {
 		}
 	})
 }
+
+// TestApproved: a chassis that was refused by both ways is not long in coming back to
+// the StreamServer when the other one takes it.
+func TestApproved(t *testing.T) {
+	p := newPeer(t, false)
+	var approved, refused atomic.Bool
+	c := client(t, Options{Session: func(context.Context, []byte) error {
+		if approved.Load() {
+			return nil
+		}
+		refused.Store(true)
+		return errors.New("not approved")
+	}})
+	c.timers.backoffMin, c.timers.backoffMax = time.Hour, time.Hour
+	to := target(p.address)
+	to.Key = "wrong"
+	aim(t, c, to)
+	run(t, c)
+	c.Log("s", "x")
+	eventually(t, "refused", func() bool { return p.denied.Load() == 1 && refused.Load() })
+	time.Sleep(10 * time.Millisecond) // for the refusal to be taken
+	approved.Store(true)
+	flush(t, c)
+	eventually(t, "asked again", func() bool { return p.denied.Load() == 2 })
+}

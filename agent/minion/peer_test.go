@@ -41,6 +41,7 @@ type peer struct {
 	original bool
 	silent   bool         // an original without a database: no answer to heartbeats
 	delay    atomic.Int64 // a time.Duration, before an acknowledgement
+	denied   atomic.Int32 // agents
 	maxRead  int          // bytes of a read, for short ones
 	tls      *tls.Config
 	listen   func(address string) (net.Listener, error)
@@ -168,6 +169,7 @@ func (p *peer) serve(nc net.Conn) error {
 			switch f.Data[2].Text {
 			case wire.Authenticate:
 				if f.Data[3].Key() != key {
+					p.denied.Add(1)
 					send(wire.Reply(ids.Next(), f.ID, wire.Denied))
 					return nil
 				}

@@ -51,10 +51,11 @@ func (c *Client) Run(ctx context.Context) error {
 // one, over the session when there has been none for a while.
 func (c *Client) deliver(ctx context.Context, t *Target, out *outgoing) {
 	conns := make(chan *conn)
+	approved := make(chan struct{}, 1)
 	dialled := make(chan struct{})
 	go func() {
 		defer close(dialled)
-		c.connect(ctx, t, conns)
+		c.connect(ctx, t, conns, approved)
 	}()
 	defer func() { <-dialled }()
 	alone := time.Now()
@@ -68,10 +69,21 @@ func (c *Client) deliver(ctx context.Context, t *Target, out *outgoing) {
 			}
 			if wait > 0 {
 				pause = min(wait, 200*time.Millisecond) // Flush may be called meanwhile
-			} else if more, err := c.overSession(ctx, t, out); err != nil {
-				notBefore, pause = time.Now().Add(time.Second), 0
-			} else if more {
-				pause = 0
+			} else {
+				refused := out.said != ""
+				more, err := c.overSession(ctx, t, out)
+				if err != nil {
+					notBefore, pause = time.Now().Add(time.Second), 0
+				} else if more {
+					pause = 0
+				}
+				// As a rule a chassis that was approved: a StreamServer takes it now, too.
+				if refused && out.said == "" {
+					select {
+					case approved <- struct{}{}:
+					default:
+					}
+				}
 			}
 		}
 		select {
@@ -130,8 +142,8 @@ func (c *Client) overSession(ctx context.Context, t *Target, out *outgoing) (mor
 }
 
 // connect gives connections to conns, one at a time, until ctx ends. It waits between
-// attempts, and while one is in use.
-func (c *Client) connect(ctx context.Context, t *Target, conns chan<- *conn) {
+// attempts, and while one is in use; what approved says ends a wait.
+func (c *Client) connect(ctx context.Context, t *Target, conns chan<- *conn, approved <-chan struct{}) {
 	if len(t.Addresses) == 0 {
 		<-ctx.Done()
 		return
@@ -171,6 +183,8 @@ func (c *Client) connect(ctx context.Context, t *Target, conns chan<- *conn) {
 		}
 		select {
 		case <-ctx.Done():
+		case <-approved:
+			lost = 0
 		case <-time.After(c.backoff(lost)):
 		}
 	}
