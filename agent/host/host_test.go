@@ -227,6 +227,26 @@ func TestLogsMeasurementsCommands(t *testing.T) {
 	s.line("agent", "agent ends") // the last line has arrived
 }
 
+// What another program has left in a folder arrives whole.
+func TestPickedFiles(t *testing.T) {
+	s := serveStream(t)
+	dir := t.TempDir()
+	text := `{"text":"` + strings.Repeat("x", 5000) + `"}`
+	file := filepath.Join(dir, "a.json")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	old := time.Now().Add(-time.Minute)
+	if err := os.Chtimes(file, old, old); err != nil {
+		t.Fatal(err)
+	}
+	start(t, configured(t, s, "telemetry_interval: 1\nbuiltin_telemetries: [{label: pick_files, arguments: ["+dir+", "+dir+"/sent]}]"))
+	f := s.until("the file", func(f minion.Frame) bool { return f.Verb == minion.Telemetry })
+	if len(f.Data) != 3 || f.Data[2].Text != minion.JSON+text {
+		t.Errorf("%.200q", fmt.Sprint(f.Data))
+	}
+}
+
 func TestConfigurationFromAfar(t *testing.T) {
 	s := serveStream(t)
 	path := configured(t, s, "commands: {plain: true}\nupgrade: http://user:hunter2@example.net/\nupgrade_key: RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3")
