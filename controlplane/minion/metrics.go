@@ -87,7 +87,7 @@ func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(openDesc, prometheus.GaugeValue, float64(open))
 	ch <- prometheus.MustNewConstMetric(agentsDesc, prometheus.GaugeValue, float64(agents))
 	for _, q := range s.all() {
-		bytes, failing, _ := q.look()
+		bytes, _, failing := q.look()
 		bad := 0.0
 		if failing != nil {
 			bad = 1

@@ -161,11 +161,11 @@ func (q *queue) state(err error) (say bool) {
 var stuckAfter = 30 * time.Second
 
 // look returns the queue's state, for those who ask.
-func (q *queue) look() (bytes int, failing error, since time.Time) {
+func (q *queue) look() (bytes int, since time.Time, failing error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if stuck := time.Since(q.moved); q.failing == nil && q.bytes > 0 && stuck > stuckAfter {
-		return q.bytes, fmt.Errorf("it has taken nothing for %v", stuck.Round(time.Second)), q.moved
+		return q.bytes, q.moved, fmt.Errorf("it has taken nothing for %v", stuck.Round(time.Second))
 	}
-	return q.bytes, q.failing, q.since
+	return q.bytes, q.since, q.failing
 }

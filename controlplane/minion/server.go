@@ -300,7 +300,7 @@ func (s *Server) Send(ctx context.Context, server string, f wire.Frame) error {
 func (s *Server) Err() error {
 	var errs []error
 	for _, q := range s.all() {
-		if _, err, since := q.look(); err != nil {
+		if _, since, err := q.look(); err != nil {
 			errs = append(errs, fmt.Errorf("%s fails since %s: %w", q.name, since.UTC().Format(time.RFC3339), err))
 		}
 	}

@@ -155,13 +155,6 @@ func (t *tracker) progress() (wire.ID, bool) {
 	return t.acknowledged, moved
 }
 
-// idle reports whether all is kept.
-func (t *tracker) idle() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.flight) == 0
-}
-
 // wait returns when all is kept, or ctx ends.
 func (t *tracker) wait(ctx context.Context) error {
 	done := make(chan struct{})
