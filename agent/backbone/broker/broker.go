@@ -68,7 +68,7 @@ type Config struct {
 	Log     *slog.Logger
 
 	Heartbeat time.Duration // of AMQP; 30 s
-	Recheck   time.Duration // of Auto: how often it looks for a later master's queue; 30 s
+	Recheck   time.Duration // of Auto: how often it looks for a later master's queue, while messages come; 30 s
 	MaxPause  time.Duration // the longest between attempts, of all kinds; 30 s
 }
 

@@ -20,6 +20,7 @@ const (
 	prefetch   = 8               // messages that the broker sends ahead
 	maxWaiting = 1000            // in a queue of ours; the oldest give way
 	patience   = 5 * time.Minute // before it is said again what is waited for
+	rarely     = 20              // times Recheck, without a message
 )
 
 // endedError is the end of what had worked.
@@ -37,7 +38,8 @@ var (
 // serve takes messages over one connection until that is lost. all is the session's
 // context, which outlasts the connection's.
 func (s *Session) serve(all, ctx context.Context, conn *amqp.Connection) error {
-	var told time.Time
+	// Every look for a queue that is not there is a line in the broker's log.
+	var told, waiting time.Time
 	for pause := firstPause; ; {
 		began := time.Now()
 		err := s.round(all, ctx, conn)
@@ -55,8 +57,11 @@ func (s *Session) serve(all, ctx context.Context, conn *amqp.Connection) error {
 		var ended *endedError
 		if errors.As(err, &ended) {
 			s.c.Log.Warn("messages of the Backbone master have ended", "reason", err)
-			told = time.Time{}
+			told, waiting = time.Time{}, time.Time{}
 			err = nil
+		}
+		if waiting.IsZero() {
+			waiting = time.Now()
 		}
 		if err != nil && time.Since(told) > patience {
 			told = time.Now()
@@ -69,7 +74,9 @@ func (s *Session) serve(all, ctx context.Context, conn *amqp.Connection) error {
 			return ctx.Err()
 		case <-t.C:
 		}
-		pause = min(2*pause, s.c.MaxPause, 10*time.Second)
+		if pause = min(2*pause, s.c.MaxPause); time.Since(waiting) < patience {
+			pause = min(pause, 10*time.Second) // somebody may be waiting for this host
+		}
 	}
 }
 
@@ -220,10 +227,11 @@ func (s *Session) consume(all, ctx context.Context, ch *amqp.Channel, queue stri
 	s.c.Log.Info("taking messages of the Backbone master", "queue", queue)
 	var rebind <-chan struct{}
 	var recheck <-chan time.Time
+	var checked time.Time
 	if up != nil {
 		rebind = s.rebind
 		if _, _, sure := s.Identity(); !sure {
-			t := time.NewTicker(s.c.Recheck/2 + rand.N(s.c.Recheck))
+			t := time.NewTicker(rarely*s.c.Recheck/2 + rand.N(rarely*s.c.Recheck))
 			defer t.Stop()
 			recheck = t.C
 		}
@@ -245,6 +253,13 @@ func (s *Session) consume(all, ctx context.Context, ch *amqp.Channel, queue stri
 			}
 			if err := s.take(all, d); err != nil {
 				return &endedError{err}
+			}
+			// Whoever has sent it may have declared a queue for it just now.
+			if recheck != nil && time.Since(checked) > s.c.Recheck {
+				checked = time.Now()
+				if id, err := s.later(up.conn); err == nil && id != "" {
+					return errLater
+				}
 			}
 		case <-rebind:
 			if err := s.bind(up.conn, up.bindings); err != nil {
