@@ -131,7 +131,7 @@ func TestContract(t *testing.T) {
 		"usr/lib/systemd/system/demo-api.service":    unit("/var/demo.json"),
 		"usr/lib/systemd/system/demo-worker.service": unit("/nothing"),
 		"usr/lib/systemd/system/other.service":       unit("/other"),
-	}.deb(t, "1"))
+	}.tar(t))
 	spec.Running, spec.Services = false, map[string]bool{"demo-api": true, "demo-worker": false}
 	spec.Config = json.RawMessage(`{"a": {"list": [1, null], "s": "it's \"quoted\""}}`)
 	install(t, h, spec)

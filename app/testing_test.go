@@ -169,6 +169,7 @@ func host(t *testing.T, change func(*Options)) (*Host, *log) {
 	l := &log{}
 	o := Options{
 		Root: filepath.Join(t.TempDir(), "apps"), MaxCache: 64 << 20, Log: l.add,
+		Memory:       256 << 20, // on a disk, tests of others make ours wait
 		ControlGroup: "teeth-test-" + strings.NewReplacer("/", "-").Replace(t.Name()),
 		Logger:       slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Fetch:        imagecache.Fetcher{Attempts: 2, Backoff: time.Millisecond},
