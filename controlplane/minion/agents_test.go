@@ -42,7 +42,7 @@ func TestTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := startTLS(t, Config{Records: &keep{}, Handshake: time.Second}, authority.ServerConfig(), "127.0.0.1:0")
+	r := startTLS(t, Config{Records: &keep{}, Handshake: 2 * time.Second}, authority.ServerConfig(), "127.0.0.1:0")
 	conf, err := pki.ClientConfig(authority.Pin())
 	if err != nil {
 		t.Fatal(err)

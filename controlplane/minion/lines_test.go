@@ -192,3 +192,26 @@ func TestDropsAreCounted(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// TestStandardOutput: a service may go there; stdout and stderr are told apart.
+func TestStandardOutput(t *testing.T) {
+	dir := t.TempDir()
+	open := func(name string) *os.File {
+		f, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { f.Close() })
+		return f
+	}
+	r := start(t, Config{Stdout: open("out"), Stderr: open("err"), Groups: []GroupConfig{{ID: "g1", Key: "k1", Services: []ServiceConfig{
+		{Names: []string{"out"}, To: Destination{typeIO, "stdout"}}, {Names: []string{"err"}, To: Destination{typeIO, "stderr"}},
+	}}}})
+	p := acknowledged(t, r, "g1", server1, "k1")
+	last := p.line("err", "c")
+	p.send(p.line("out", "a"), p.line("out", "b"), last)
+	p.through(last.ID)
+	if out, errs := messagesOf(t, filepath.Join(dir, "out")), messagesOf(t, filepath.Join(dir, "err")); !slices.Equal(out, []string{"a", "b"}) || !slices.Equal(errs, []string{"c"}) {
+		t.Errorf("%q and %q", out, errs)
+	}
+}

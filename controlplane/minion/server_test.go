@@ -129,9 +129,12 @@ func TestUnauthenticated(t *testing.T) {
 func (r *running) logins(result string) float64 { return count(r.meter.logins.WithLabelValues(result)) }
 
 func TestWrongKey(t *testing.T) {
+	var mu sync.Mutex
 	known := map[string]bool{chassis1: true, "forgotten": false}
 	r := start(t, Config{Records: &keep{}, Groups: []GroupConfig{{ID: "g1", Key: "k1"}, {ID: "g2", Key: "k2"}},
 		Chassis: func(_ context.Context, id string) (bool, bool, error) {
+			mu.Lock()
+			defer mu.Unlock()
 			approved, ok := known[id]
 			return ok, approved, nil
 		}})
@@ -178,7 +181,9 @@ func TestWrongKey(t *testing.T) {
 	}
 	// What may no more is ended at its next sign of life.
 	q := login(t, r, ChassisGroup, chassis1, ChassisKey(secret, chassis1))
+	mu.Lock()
 	known[chassis1] = false
+	mu.Unlock()
 	q.send(wire.Request(q.ids.Next(), ChassisGroup, chassis1, wire.Heartbeat))
 	q.gone()
 }
@@ -202,7 +207,7 @@ func TestForeignFrames(t *testing.T) {
 }
 
 func TestHostileLengths(t *testing.T) {
-	r := start(t, Config{Records: &keep{}, HalfFrame: 50 * time.Millisecond, Handshake: 50 * time.Millisecond})
+	r := start(t, Config{Records: &keep{}, HalfFrame: 300 * time.Millisecond, Handshake: 500 * time.Millisecond})
 	login := func(t *testing.T) *peer {
 		return login(t, r, ChassisGroup, chassis1, ChassisKey(secret, chassis1))
 	}
