@@ -26,6 +26,7 @@ type fleet struct {
 	here     map[string]minion.Agent
 	received []wire.Order
 	fail     error
+	failed   int // tries
 }
 
 func (f *fleet) Connected(server string) (minion.Agent, bool) {
@@ -39,6 +40,7 @@ func (f *fleet) Send(_ context.Context, server string, frame wire.Frame) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.fail != nil {
+		f.failed++
 		return f.fail
 	}
 	o, err := wire.OrderOf(frame)
@@ -63,6 +65,12 @@ func (f *fleet) failing(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.fail = err
+}
+
+func (f *fleet) failures() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.failed
 }
 
 func (f *fleet) orders() []wire.Order {
@@ -139,16 +147,17 @@ func TestCommandWaitsForItsAgent(t *testing.T) {
 		t.Errorf("only who acknowledges gets options: %+v", orders)
 	}
 	// It may have been sent: it is not sent again.
+	failed := f.failures()
 	f.failing(errors.New("cut in the middle"))
 	if c, err = db.Issue(t.Context(), records.NewCommand{Servers: []string{a}, Argv: []string{"reboot"}}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "claimed", func() bool { return state(t, db, c.ID, a).State == records.Sent })
+	eventually(t, "tried", func() bool { return f.failures() > failed })
 	f.failing(nil)
 	p.Connected(f.come(minion.Agent{Server: a, Acknowledges: true}))
 	time.Sleep(100 * time.Millisecond) // nothing may happen
-	if n := len(f.orders()); n != 2 {
-		t.Errorf("%d orders sent, one of them twice", n)
+	if n := len(f.orders()); n != 2 || f.failures() != failed+1 || state(t, db, c.ID, a).State != records.Sent {
+		t.Errorf("%d orders sent, %d failed", n, f.failures())
 	}
 }
 

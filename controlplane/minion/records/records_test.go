@@ -357,6 +357,30 @@ func TestDefaultPartitionIsBounded(t *testing.T) {
 	}
 }
 
+// A page of long lines is cut before it takes much memory, and goes on.
+func TestLongLines(t *testing.T) {
+	d := open(t, filepath.Join(t.TempDir(), "records.db"), Options{})
+	var lines []minion.Entry
+	for i := range 300 {
+		lines = append(lines, line("a", "agent", strings.Repeat("x", 60_000)+fmt.Sprint(i)))
+	}
+	write(t, d, lines...)
+	p, err := d.Find(t.Context(), Search{})
+	if err != nil || len(p.Lines) > 150 || !p.More {
+		t.Errorf("%d lines, more %v: %v", len(p.Lines), p.More, err)
+	}
+	if got := messages(t, d, Search{}); len(got) != 300 {
+		t.Errorf("%d lines", len(got))
+	}
+	p, err = d.Find(t.Context(), Search{Newest: true})
+	if err != nil || !p.More || !strings.HasSuffix(p.Lines[len(p.Lines)-1].Message, "x299") {
+		t.Fatalf("%v %v", p.More, err)
+	}
+	if p, err = d.Find(t.Context(), Search{Newest: true, Before: p.Earlier}); err != nil || len(p.Lines) == 0 {
+		t.Error(err)
+	}
+}
+
 func testAgentsAreRegistered(t *testing.T, d *DB) {
 	a := uuid.NewString()
 	d.Register(minion.Agent{Server: a, Group: "chassis", Address: "192.0.2.1:1"})

@@ -56,8 +56,9 @@ type Page struct {
 }
 
 const (
-	// MaxLines is the most lines of a page.
-	MaxLines = 5000
+	// MaxLines is the most lines of a page; it has fewer when they are long.
+	MaxLines  = 5000
+	pageBytes = 8 << 20
 	// searchTime is how long a page may take.
 	searchTime = 5 * time.Second
 	// window is how many lines a query looks at, where no index says which have what
@@ -174,7 +175,7 @@ func (d *DB) find(ctx context.Context, s Search) (Page, error) {
 	}
 	end := time.Now().Add(searchTime)
 	c := d.condition(s)
-	p := Page{Lines: []Log{}, Next: s.After}
+	p, room := Page{Lines: []Log{}, Next: s.After}, pageBytes
 	head, err := d.Head(ctx)
 	if err != nil {
 		return p, err
@@ -201,7 +202,7 @@ func (d *DB) find(ctx context.Context, s Search) (Page, error) {
 			} else {
 				part.last = min(sp.last, sp.first+wide-1)
 			}
-			lines, reached, err := d.look(ctx, c, part, s.Limit-len(p.Lines), s.Newest)
+			lines, reached, err := d.look(ctx, c, part, s.Limit-len(p.Lines), &room, s.Newest)
 			if err != nil {
 				return p, err
 			}
@@ -211,7 +212,7 @@ func (d *DB) find(ctx context.Context, s Search) (Page, error) {
 			} else {
 				sp.first, p.Next = reached+1, reached
 			}
-			if len(p.Lines) == s.Limit || time.Now().After(end) {
+			if len(p.Lines) == s.Limit || room <= 0 || time.Now().After(end) {
 				p.More = sp.first <= sp.last || i+1 < len(spans)
 				return d.finish(p, s, head), nil
 			}
@@ -283,8 +284,9 @@ func (d *DB) spans(ctx context.Context, s Search, c condition, head int64) ([]sp
 	return list, rows.Err()
 }
 
-// look returns up to limit lines of a range, and how far it has looked.
-func (d *DB) look(ctx context.Context, c condition, sp span, limit int, newest bool) (lines []Log, reached int64, err error) {
+// look returns up to limit lines of a range, whose messages take no more than room,
+// and how far it has looked.
+func (d *DB) look(ctx context.Context, c condition, sp span, limit int, room *int, newest bool) (lines []Log, reached int64, err error) {
 	order, reached := ``, sp.last
 	if newest {
 		order, reached = ` DESC`, sp.first
@@ -309,8 +311,9 @@ func (d *DB) look(ctx context.Context, c condition, sp span, limit int, newest b
 		if c.match == nil || c.match(l.Message) {
 			l.ID, l.Server, l.Time, l.Received = id.String(), server.String(), at.Time, received.Time
 			lines = append(lines, l)
+			*room -= len(l.Message)
 		}
-		if n == read || len(lines) == limit {
+		if n == read || len(lines) == limit || *room <= 0 {
 			return lines, l.Seq, nil
 		}
 	}
