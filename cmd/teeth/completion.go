@@ -47,6 +47,10 @@ var names = map[string]func(context.Context, *client.Client) ([]string, error){
 		all, err := c.GraphLibrary(ctx)
 		return each(all, func(g client.GraphDefinition) []string { return []string{g.Name} }), err
 	},
+	"COMMAND": func(ctx context.Context, c *client.Client) ([]string, error) {
+		all, err := c.ListCommands(ctx, "", 100)
+		return each(all, func(c client.Command) []string { return []string{c.ID + "\t" + strings.Join(c.Argv, " ")} }), err
+	},
 	"SPEC": func(ctx context.Context, c *client.Client) ([]string, error) {
 		all, err := c.ListSpecs(ctx)
 		return each(all, func(s client.Spec) []string { return []string{s.Name} }), err
