@@ -184,9 +184,9 @@ func (s *Server) serve(ctx context.Context, nc net.Conn, from netip.Addr, tlsCon
 	later := time.AfterFunc(2*time.Second, c.announce)
 	defer later.Stop()
 	c.log.Info("minion agent connected")
-	err = c.read(ctx, t)
+	err = c.read(t)
 	c.farewell(ctx, err)
-	c.end(t.explain(err))
+	c.end(t.explain(err)) // unless somebody else has had a reason
 	c.log.Info("minion agent disconnected", "reason", c.reason(), "acknowledges", c.exact.Load())
 }
 
@@ -283,6 +283,32 @@ func (s *Server) may(ctx context.Context, c *conn) error {
 		return &deniedError{fmt.Sprintf("chassis %s is not approved", c.server)}
 	}
 	return nil
+}
+
+// recheck ends, now and then until ctx ends, the connections of agents that may not be
+// there any more: chassis that were rejected or forgotten. They need not say anything.
+func (s *Server) recheck(ctx context.Context) {
+	tick := time.NewTicker(s.c.Recheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		s.mu.Lock()
+		var all []*conn
+		for _, list := range s.agents {
+			all = append(all, list...)
+		}
+		s.mu.Unlock()
+		for _, c := range all {
+			var denied *deniedError
+			if err := s.may(ctx, c); errors.As(err, &denied) {
+				c.end(err)
+			}
+		}
+	}
 }
 
 // enter makes c one of the agents, the newest of its server id.

@@ -11,7 +11,7 @@ import (
 )
 
 // read takes frames until the connection ends. Its error says why it did.
-func (c *conn) read(ctx context.Context, t *timed) error {
+func (c *conn) read(t *timed) error {
 	var v wire.View
 	for {
 		payload, err := t.r.Next()
@@ -26,7 +26,7 @@ func (c *conn) read(ctx context.Context, t *timed) error {
 		case wire.Log, wire.Telemetry, wire.Response:
 			err = c.take(&v, len(payload))
 		case wire.Command:
-			err = c.asked(ctx, &v)
+			err = c.asked(&v)
 		}
 		if err != nil {
 			return err
@@ -64,7 +64,7 @@ func (c *conn) hand() error {
 }
 
 // asked answers a request of the agent.
-func (c *conn) asked(ctx context.Context, v *wire.View) error {
+func (c *conn) asked(v *wire.View) error {
 	if len(v.Data) < 3 || v.Data[2].IsList {
 		return nil // as unknown as what is unknown
 	}
@@ -75,10 +75,6 @@ func (c *conn) asked(ctx context.Context, v *wire.View) error {
 	case wire.Authenticate: // it has
 		return c.reply(v.ID, wire.Accepted)
 	case wire.Heartbeat:
-		var denied *deniedError
-		if err := c.s.may(ctx, c); errors.As(err, &denied) {
-			return err // it was rejected or forgotten meanwhile
-		}
 		c.announce()
 		for _, f := range c.s.hooks().heartbeat {
 			f(c.agent())

@@ -45,6 +45,7 @@ type Config struct {
 	Handshake                   time.Duration // for TLS, and then for the request to authenticate; 10 s
 	HalfFrame                   time.Duration // for the rest of a frame that has begun; 30 s
 	Idle                        time.Duration // without a frame; 10 min
+	Recheck                     time.Duration // between two looks whether agents may still be connected; 1 min
 	Write                       time.Duration // for a frame to be taken; 10 s
 	Drain                       time.Duration // for destinations to take what is there when the server ends; 10 s
 
@@ -111,6 +112,7 @@ func New(c Config) (*Server, error) {
 	set(&c.Handshake, 10*time.Second)
 	set(&c.HalfFrame, 30*time.Second)
 	set(&c.Idle, 10*time.Minute)
+	set(&c.Recheck, time.Minute)
 	set(&c.Write, 10*time.Second)
 	set(&c.Drain, 10*time.Second)
 	number(&c.MaxConnections, 20000)
@@ -180,6 +182,9 @@ func (s *Server) Run(ctx context.Context) error {
 	var workers sync.WaitGroup
 	for _, run := range s.workers {
 		workers.Go(func() { run(hurry) })
+	}
+	if s.c.Chassis != nil {
+		workers.Go(func() { s.recheck(ctx) })
 	}
 	<-ctx.Done()
 	late := time.AfterFunc(s.c.Drain, func() {
