@@ -21,6 +21,8 @@ type herd struct {
 	conn *amqp.Connection
 	send *amqp.Channel
 
+	ids []string
+
 	mu    sync.Mutex
 	apps  map[string]map[string]wire.App
 	told  map[string]int
@@ -48,7 +50,10 @@ func newHerd(t testing.TB, url string, n int) *herd {
 	// One queue each, as slaves have; one consumer each.
 	for i := range n {
 		id := fmt.Sprintf("host-%04d", i)
+		h.ids = append(h.ids, id)
+		h.mu.Lock()
 		h.apps[id] = map[string]wire.App{}
+		h.mu.Unlock()
 		if _, err := ch.QueueDeclare(wire.SlaveQueue(id), false, false, false, false, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -117,13 +122,18 @@ func (h *herd) say(id string, state wire.State, desired map[string]wire.App) {
 func (h *herd) heard(t testing.TB, m *running) {
 	t.Helper()
 	h.mu.Lock()
-	for id := range h.apps {
+	for _, id := range h.ids {
 		h.say(id, wire.StateOK, nil)
 	}
 	h.mu.Unlock()
+	n := 0
 	until(t, "all are heard", func() (bool, string) {
-		all, err := m.c.Store.ListAppHosts(context.Background(), "", 1000)
-		return err == nil && len(all) == len(h.apps), fmt.Sprint(len(all))
+		for ; n < len(h.ids); n++ {
+			if _, err := m.c.Store.AppHost(context.Background(), h.ids[n]); err != nil {
+				return false, err.Error()
+			}
+		}
+		return true, ""
 	})
 }
 
@@ -141,7 +151,7 @@ func (h *herd) desireAll(t testing.TB, m *running, version string) {
 			}
 		})
 	}
-	for id := range h.apps {
+	for _, id := range h.ids {
 		ids <- id
 	}
 	close(ids)
@@ -149,12 +159,11 @@ func (h *herd) desireAll(t testing.TB, m *running, version string) {
 }
 
 // converged waits until all hosts are as desired.
-func converged(t testing.TB, m *running, n int) {
+func converged(t testing.TB, m *running) {
 	t.Helper()
 	until(t, "all hosts are as desired", func() (bool, string) {
 		left, err := m.c.Store.AppHostsUnsettled(context.Background())
-		all, err2 := m.c.Store.ListAppHosts(context.Background(), "", 1000)
-		return err == nil && err2 == nil && len(left) == 0 && len(all) == n, fmt.Sprintf("%d of %d are not; %v", len(left), len(all), err)
+		return err == nil && len(left) == 0, fmt.Sprintf("%d are not; %v", len(left), err)
 	})
 }
 
@@ -169,17 +178,19 @@ func BenchmarkConverge(b *testing.B) {
 	h.heard(b, m)
 	for i := 0; b.Loop(); i++ {
 		h.desireAll(b, m, fmt.Sprintf("1.%d", i))
-		converged(b, m, hosts)
+		converged(b, m)
 	}
 	b.ReportMetric(float64(b.Elapsed().Seconds())/float64(b.N), "s/change-of-1000")
 }
 
-// TestThousandHosts changes what is desired of 1,000 hosts again and again, and kills the
-// connection: each is told little more than once for each change, and not at all while it
-// is working.
-func TestThousandHosts(t *testing.T) {
-	const hosts = 1000
-	broker := rabbitmqtest.Start(t)
+// thousandHosts changes what is desired of 1,000 hosts again and again: each is told
+// little more than once for each change, and not at all while it is working. Under the
+// race detector, which makes the database twenty times slower, there are fewer.
+func thousandHosts(t *testing.T, broker *rabbitmqtest.Broker) {
+	hosts := 1000
+	if underRace {
+		hosts = 200
+	}
 	m := startMaster(t, Config{Store: newStore(t), Broker: brokerAt(broker.URL()), Rate: 1000, Retry: time.Second})
 	m.connected(t)
 	h := newHerd(t, broker.URL(), hosts)
@@ -187,7 +198,7 @@ func TestThousandHosts(t *testing.T) {
 	for i := range 3 {
 		h.desireAll(t, m, fmt.Sprint(i))
 	}
-	converged(t, m, hosts)
+	converged(t, m)
 	total := func() (n int) {
 		h.mu.Lock()
 		defer h.mu.Unlock()
@@ -208,7 +219,7 @@ func TestThousandHosts(t *testing.T) {
 	want := apps(t, `{"web":{"version":"long","url":"http://files/web.deb","running":true,"config":{"default":{"x":3,"y":2}}}}`)
 	for range 3 {
 		h.mu.Lock()
-		for id := range h.apps {
+		for _, id := range h.ids {
 			h.say(id, wire.StateConverging, want)
 		}
 		h.mu.Unlock()

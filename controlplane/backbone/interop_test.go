@@ -69,9 +69,8 @@ func (h *table) Set(_ context.Context, name string, running bool, services map[s
 	return h.change(name, func(st *app.State) { st.Running, st.Services = running, services })
 }
 
-// TestOurSlave has the slave of our agents with this master, in each dialect.
-func TestOurSlave(t *testing.T) {
-	broker := rabbitmqtest.Start(t)
+// ourSlave is the slave of our agents, in each dialect.
+func ourSlave(t *testing.T, broker *rabbitmqtest.Broker) {
 	m := startMaster(t, Config{Store: newStore(t), Broker: brokerAt(broker.URL())})
 	m.connected(t)
 	for name, dialect := range map[string]amqpslave.Choice{"auto": amqpslave.Auto, "document": amqpslave.Document, "2014": amqpslave.Retrying, "2015": amqpslave.MasterDeclared} {

@@ -17,9 +17,9 @@ import (
 // chassis is an agent that keeps apps, seen from its session.
 type chassis struct {
 	id, boot string
-	m        *running
 
 	mu       sync.Mutex
+	m        *running // of the server that it is connected to
 	apps     map[string]wire.App
 	revision int64
 	sequence int64
@@ -70,6 +70,7 @@ func (c *chassis) say(refused int64) error {
 	if refused != 0 {
 		r.Refused = &wire.Refusal{Revision: refused, Reason: c.refuse}
 	}
+	m := c.m
 	c.mu.Unlock()
 	if err := st.SetReport(r); err != nil {
 		return err
@@ -78,7 +79,13 @@ func (c *chassis) say(refused int64) error {
 	if err != nil {
 		return err
 	}
-	return c.m.Status(context.Background(), c.id, e.Data)
+	return m.Status(context.Background(), c.id, e.Data)
+}
+
+func (c *chassis) on(m *running) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.m = m
 }
 
 func (c *chassis) told() int {
@@ -93,7 +100,7 @@ func TestSession(t *testing.T) {
 	c := newChassis(t, s, "52:54:00:00:00:01")
 	sessions := func(id string) (Session, bool) { return c, id == c.id }
 	m := startMaster(t, Config{Store: s, Session: sessions})
-	c.m = m
+	c.on(m)
 	// What is wanted of a chassis that has said nothing yet waits.
 	m.set(t, "52:54:00:00:00:01", Change{Put: apps(t, `{"web":{"version":"1","url":"http://h/w.deb","config":{},"limits":{"memory":16777216}}}`)})
 	if h := m.is(t, c.id, "missing", func(h Host) bool { return h.State == StateMissing && h.Desired }); h.Chassis != c.id || c.told() > 0 {
@@ -146,7 +153,7 @@ func TestSessionOfAnotherServer(t *testing.T) {
 	s := newStore(t)
 	c := newChassis(t, s, "52:54:00:00:00:02")
 	away := startMaster(t, Config{Store: s})
-	c.m = away
+	c.on(away)
 	if err := c.say(0); err != nil {
 		t.Fatal(err)
 	}
@@ -156,7 +163,7 @@ func TestSessionOfAnotherServer(t *testing.T) {
 	}
 	// The other one hears of it from the store.
 	here := startMaster(t, Config{Store: s, Session: func(id string) (Session, bool) { return c, id == c.id }})
-	c.m = here
+	c.on(here)
 	here.is(t, c.id, "as desired", settled)
 	away.set(t, c.id, Change{Remove: []string{"web"}})
 	here.is(t, c.id, "as desired without apps", func(h Host) bool { return settled(h) && len(h.Apps) == 0 })
@@ -167,7 +174,7 @@ func TestChange(t *testing.T) {
 	s := newStore(t)
 	m := startMaster(t, Config{Store: s})
 	c := newChassis(t, s, "52:54:00:00:00:03")
-	c.m = m
+	c.on(m)
 	large := func(n int) string {
 		return fmt.Sprintf(`{"a":{"version":"1","url":"http://h/a","config":{"x":%q}}}`, strings.Repeat("x", n))
 	}
