@@ -48,14 +48,14 @@ func parse(h store.AppHost) parsed {
 
 // settled reports whether the host has what is desired, and wants nothing else: one
 // that has given up on an app which is desired no more has to be told so. A slave of
-// ours says which revision it has; that covers what the apps do not show, such as
-// their limits.
+// ours says which revision it has, and with ok that it is done with it; that covers what
+// the apps do not show, such as their limits and from which package they are.
 func (p parsed) settled() bool {
 	if p.status == nil || p.desired == nil || !wire.Satisfies(p.desired, p.status.Apps) {
 		return false
 	}
 	if p.report != nil && p.report.Revision != 0 {
-		return p.report.Revision == p.Revision
+		return p.report.Revision == p.Revision && p.status.State == wire.StateOK
 	}
 	return p.status.State == wire.StateOK || p.sameDesired()
 }

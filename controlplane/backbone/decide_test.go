@@ -65,16 +65,19 @@ func TestDecide(t *testing.T) {
 		"has it, document, errors":    {host("errors", has), nil, time.Minute, true, false},
 		"has it, of another revision": {host("ok", has+report(`{"revision":6}`)), nil, time.Minute, true, false},
 		"has it, of this revision":    {host("ok", has+report(`{"revision":7}`)), nil, time.Minute, false, false},
-		"said nothing since":          {host("ok", ""), func(h *store.AppHost) { h.Received = at(-time.Second) }, time.Minute, false, false},
-		"said it too soon":            {host("ok", ""), func(h *store.AppHost) { h.Received = at(time.Second) }, 2 * time.Second, false, false},
-		"second time, too soon":       {host("ok", ""), func(h *store.AppHost) { h.Attempts = 4 }, time.Minute, false, false},
-		"given up":                    {host("failed", `,"desired_apps":`+web), nil, time.Minute, false, false},
-		"given up long ago":           {host("failed", `,"desired_apps":`+web), func(h *store.AppHost) { h.Received = at(6 * time.Minute) }, 6 * time.Minute, true, false},
-		"changed at once again":       {host("ok", ""), func(h *store.AppHost) { h.Revision = 8 }, time.Second / 2, false, true},
-		"changed after a while":       {host("ok", ""), func(h *store.AppHost) { h.Revision = 8 }, 2 * time.Second, true, false},
-		"could not be told":           {host("ok", ""), func(h *store.AppHost) { h.Error, h.Received = "broker away", at(-time.Second) }, time.Second, false, true},
-		"could not be told before":    {host("ok", ""), func(h *store.AppHost) { h.Error, h.Received = "broker away", at(-time.Second) }, 6 * time.Second, true, false},
-		"our clock was set back":      {host("ok", ""), nil, -time.Hour, false, false},
+		// Its limits, or the digest of its package, are other ones in revision 7.
+		"looks like it, and works on it": {host("converging", has+report(`{"revision":7}`)), nil, time.Minute, false, false},
+		"looks like it, and gave up":     {host("failed", has+report(`{"revision":7}`)), func(h *store.AppHost) { h.Received = at(6 * time.Minute) }, 6 * time.Minute, true, false},
+		"said nothing since":             {host("ok", ""), func(h *store.AppHost) { h.Received = at(-time.Second) }, time.Minute, false, false},
+		"said it too soon":               {host("ok", ""), func(h *store.AppHost) { h.Received = at(time.Second) }, 2 * time.Second, false, false},
+		"second time, too soon":          {host("ok", ""), func(h *store.AppHost) { h.Attempts = 4 }, time.Minute, false, false},
+		"given up":                       {host("failed", `,"desired_apps":`+web), nil, time.Minute, false, false},
+		"given up long ago":              {host("failed", `,"desired_apps":`+web), func(h *store.AppHost) { h.Received = at(6 * time.Minute) }, 6 * time.Minute, true, false},
+		"changed at once again":          {host("ok", ""), func(h *store.AppHost) { h.Revision = 8 }, time.Second / 2, false, true},
+		"changed after a while":          {host("ok", ""), func(h *store.AppHost) { h.Revision = 8 }, 2 * time.Second, true, false},
+		"could not be told":              {host("ok", ""), func(h *store.AppHost) { h.Error, h.Received = "broker away", at(-time.Second) }, time.Second, false, true},
+		"could not be told before":       {host("ok", ""), func(h *store.AppHost) { h.Error, h.Received = "broker away", at(-time.Second) }, 6 * time.Second, true, false},
+		"our clock was set back":         {host("ok", ""), nil, -time.Hour, false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if tt.set != nil {
@@ -85,6 +88,17 @@ func TestDecide(t *testing.T) {
 				t.Errorf("send %v, after %v", send, after)
 			}
 		})
+	}
+}
+
+// What is desired may differ from what is there in what the apps do not show. A host
+// that is at it, or that has failed to, does not have it.
+func TestSettledIsDone(t *testing.T) {
+	const more = `,"apps":{"web":{"version":"2","config":{"x":{"y":1}},"running":true}},"extensions":{"teeth":{"status":"ok","data":{"revision":7}}}`
+	for state, want := range map[string]bool{"ok": true, "converging": false, "retrying": false, "failed": false} {
+		if got := parse(host(state, more)).settled(); got != want {
+			t.Errorf("%s: settled %v", state, got)
+		}
 	}
 }
 
