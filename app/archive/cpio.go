@@ -28,8 +28,14 @@ type cpio struct {
 	ready   []Entry
 	ended   bool
 	links   map[cpioFile]*cpioLinks
+	names   int // bytes of the names in links
 	special *int
 }
+
+// maxLinkNames bounds the names of files with several that are kept in memory, in
+// bytes. Nothing else would: they take no room of what the package unpacks to before
+// they are given out.
+const maxLinkNames = 16 << 20
 
 // cpioFile tells which names are hard links to one file.
 type cpioFile struct{ ino, major, minor uint32 }
@@ -133,6 +139,10 @@ func (c *cpio) entry(h cpioHeader) (e Entry, ok bool, err error) {
 	}
 	if h.nlink < 2 {
 		return e, true, nil
+	}
+	const each = 128 // bytes that an entry takes besides its name
+	if c.names += len(name) + each; c.names > maxLinkNames {
+		return Entry{}, false, fmt.Errorf("%w: cpio: the names of its hard links take more than %d bytes", ErrTooLarge, maxLinkNames)
 	}
 	l := c.links[h.file]
 	if l == nil {

@@ -66,6 +66,35 @@ func TestCPIO(t *testing.T) {
 	}
 }
 
+// endless is an archive of hard links to files whose contents never come.
+type endless struct {
+	n    uint32
+	rest string
+}
+
+func (e *endless) Read(b []byte) (int, error) {
+	if e.rest == "" {
+		e.n++
+		e.rest = newc(strings.Repeat("x", 200)+"/"+strings.Repeat("y", 200), int(e.n), 0o100644, 2, "")
+	}
+	n := copy(b, e.rest)
+	e.rest = e.rest[n:]
+	return n, nil
+}
+
+// A small package, compressed well, must not make the agent keep names without end.
+func TestLinksWithoutEnd(t *testing.T) {
+	a := &Reader{ctx: t.Context(), max: wide}
+	in := &endless{}
+	c := &cpio{r: bufio.NewReader(io.LimitReader(in, 1<<30)), links: map[cpioFile]*cpioLinks{}, special: &a.Special}
+	if _, err := c.next(); !errors.Is(err, ErrTooLarge) {
+		t.Error(err)
+	}
+	if in.n > 100_000 {
+		t.Errorf("%d names were kept", in.n)
+	}
+}
+
 // sealed fails the test when something was written beside dir.
 func sealed(t *testing.T, dir string) {
 	t.Helper()
