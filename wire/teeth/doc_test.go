@@ -30,6 +30,9 @@ func TestDocumentation(t *testing.T) {
 		MethodPrepareImage:   func() any { return new(PrepareImageParams) },
 		MethodRunImage:       func() any { return new(RunImageParams) },
 		MethodReboot:         func() any { return new(RebootParams) },
+		MethodAppConfig:      func() any { return new(AppParams) },
+		MethodAppPing:        func() any { return new(struct{}) },
+		MethodAppStatus:      func() any { return new(AppParams) },
 	}
 	seen := make(map[string]bool)
 	for line := range bytes.Lines(doc) {
