@@ -122,11 +122,13 @@ func (p *peer) kill() {
 		}
 		p.kept = p.kept[:p.durable]
 	}
+	clear(p.conns) // what they have read and not kept is gone, too
 	p.mu.Unlock()
 	p.wg.Wait()
 }
 
 func (p *peer) serve(nc net.Conn) error {
+	conn := nc
 	if p.tls != nil {
 		nc = tls.Server(nc, p.tls)
 	}
@@ -196,13 +198,15 @@ func (p *peer) serve(nc net.Conn) error {
 		if !let {
 			p.t.Error("a record before authentication")
 		}
-		p.keep(f)
+		if !p.keep(conn, f) {
+			return net.ErrClosed
+		}
 		last = f.ID
 		if acks && !r.Ready() {
 			time.Sleep(time.Duration(p.delay.Load()))
-			p.mu.Lock()
-			p.durable = len(p.kept)
-			p.mu.Unlock()
+			if !p.settle(conn) {
+				return net.ErrClosed
+			}
 			if err := send(wire.Reply(ids.Next(), last, wire.RecordedThrough)); err != nil {
 				return err
 			}
@@ -210,18 +214,33 @@ func (p *peer) serve(nc net.Conn) error {
 	}
 }
 
-func (p *peer) keep(f wire.Frame) {
+// settle makes what there is durable, unless the server was killed.
+func (p *peer) settle(nc net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.conns[nc] {
+		p.durable = len(p.kept)
+	}
+	return p.conns[nc]
+}
+
+// keep reports false when the server was killed.
+func (p *peer) keep(nc net.Conn, f wire.Frame) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.conns[nc] {
+		return false
+	}
 	p.frames++
 	if p.ids[f.ID] {
 		if p.original {
 			p.t.Errorf("id %s came a second time: the original loses a batch of its neighbours' rows", f.ID)
 		}
-		return
+		return true
 	}
 	p.ids[f.ID] = true
 	p.kept = append(p.kept, kept{f.ID, f.Verb, f.Data[2:]})
+	return true
 }
 
 // short reads a few bytes at a time.
