@@ -97,9 +97,16 @@ func (s *Service) Start() {
 	if s.stop != nil {
 		return
 	}
-	s.stop, s.off = make(chan struct{}), make(chan struct{})
+	before, stop, off := s.off, make(chan struct{}), make(chan struct{})
+	s.stop, s.off = stop, off
 	s.restarts, s.row, s.last, s.finished = 0, 0, nil, false
-	go s.run(s.stop, s.off)
+	go func() {
+		defer close(off)
+		if before != nil {
+			<-before // whoever stopped it may not have waited; two must not run at once
+		}
+		s.run(stop)
+	}()
 }
 
 // Resume switches on a service that has ended for good before, in an earlier life of
@@ -203,9 +210,13 @@ func (s *Service) Settled(ctx context.Context, d time.Duration) {
 }
 
 // run is the loop of a service that is on.
-func (s *Service) run(stop, off chan struct{}) {
-	defer close(off)
+func (s *Service) run(stop chan struct{}) {
 	for {
+		select {
+		case <-stop:
+			return
+		default:
+		}
 		began := time.Now()
 		p, err := s.c.Start()
 		e := sandbox.Exit{Err: err}

@@ -253,6 +253,39 @@ func TestStopContext(t *testing.T) {
 	})
 }
 
+// One that is switched on again while it is being stopped does not run twice, and
+// what comes after still knows of it.
+func TestStartWhileItEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &starter{make: func() (*fake, error) { return &fake{done: make(chan struct{}), deaf: true}, nil }}
+		svc := New(Config{Start: s.start, StopTimeout: 10 * time.Second})
+		svc.Start()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := svc.Stop(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		svc.Start()
+		time.Sleep(5 * time.Second)
+		if n := s.count(); n != 1 {
+			t.Fatalf("%d run at once", n)
+		}
+		time.Sleep(time.Minute)
+		if st := svc.State(); !st.Running || s.count() != 2 {
+			t.Fatalf("%+v, started %d times", st, s.count())
+		}
+		if err := svc.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-s.runs[1].done:
+		default:
+			t.Error("it runs on after it was stopped")
+		}
+	})
+}
+
 func TestReloadSignal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &starter{}
