@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/teeth-metal/teeth/controlplane/backup"
 	"github.com/teeth-metal/teeth/controlplane/minion"
 	"github.com/teeth-metal/teeth/controlplane/minion/dispatch"
 	"github.com/teeth-metal/teeth/controlplane/minion/records"
@@ -73,7 +74,7 @@ func (s *server) openMinion(ctx context.Context) error {
 	case s.store.Shared():
 		dsn, o.Schema = s.Database, recordsSchema
 	default:
-		dsn = filepath.Join(s.DataDir, "records.db")
+		dsn = filepath.Join(s.DataDir, backup.Records)
 	}
 	m := &s.minion
 	if m.records, err = records.Open(ctx, dsn, o); err != nil {

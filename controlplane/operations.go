@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"path/filepath"
 	"time"
 
 	"github.com/teeth-metal/teeth/controlplane/api"
@@ -35,6 +36,17 @@ func (s *server) backup(ctx context.Context, w io.Writer, withImages bool) error
 	src := backup.Source{Dir: s.DataDir, Version: s.Version, Images: withImages, Save: s.store.Backup}
 	if s.store.Shared() {
 		src.Save, src.NoSave = nil, "PostgreSQL: back it up with pg_dump"
+	}
+	if path := s.minion.records.File(); path == "" {
+		src.Records = "PostgreSQL: back them up with pg_dump"
+	} else {
+		src.Records = fmt.Sprintf("in %s: copy them with sqlite3 %s 'VACUUM INTO \"COPY\"'", path, path)
+		// In the data directory it may have any name.
+		if dir, err := filepath.Abs(filepath.Dir(path)); err == nil {
+			if own, err := filepath.Abs(s.DataDir); err == nil && own == dir {
+				src.Others = []string{filepath.Base(path)}
+			}
+		}
 	}
 	return backup.Write(ctx, w, src)
 }

@@ -25,7 +25,9 @@ tokens and, with --images, the OS images. FILE is - for the standard output.
 
 Keep it as safe as the data directory: who has it can pass for the control plane.
 FILE appears, mode 0600, when the backup is whole and verified. A PostgreSQL database
-is not part of it: use pg_dump.`,
+is not part of it: use pg_dump. Nor are logs, telemetry and commands, which are kept
+in records.db of the data folder: what teeth app set has asked for, and the keys by
+which chassis send them, are.`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
 			m, err := saveBackup(cmd, c, a[0], images)
@@ -33,6 +35,9 @@ is not part of it: use pg_dump.`,
 				return err
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "%d files, database: %s\n", len(m.Files), m.Database)
+			if m.Records != "" {
+				fmt.Fprintf(cmd.ErrOrStderr(), "logs, telemetry and commands are not part of it: they are %s\n", m.Records)
+			}
 			return nil
 		}),
 	}
@@ -113,6 +118,9 @@ Do not start it while the one that the backup is of still runs.`,
 			fmt.Fprintf(out, "restored %d files of %s to %s\n", len(m.Files), m.Created.Local().Format("2006-01-02 15:04:05"), dir)
 			if m.Database != "sqlite" {
 				fmt.Fprintf(out, "the database is not part of it: %s\n", m.Database)
+			}
+			if m.Records != "" {
+				fmt.Fprintln(out, "logs, telemetry and commands are not part of it: commands that waited for a chassis will not run")
 			}
 			if !m.Images {
 				fmt.Fprintln(out, "OS images are not part of it: add those that teeth image list shows anew")

@@ -39,7 +39,7 @@ func TestBackupAndRestoreCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(1, "restore", cut, "--data", restored)
-	if out := run(0, "restore", file, "--data", restored); !strings.Contains(out, "images are not part") {
+	if out := run(0, "restore", file, "--data", restored); !strings.Contains(out, "images are not part") || !strings.Contains(out, "logs, telemetry and commands are not part") {
 		t.Error(out)
 	}
 	if out := run(1, "restore", file, "--data", restored); !strings.Contains(out, "not empty") {

@@ -21,6 +21,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,6 +31,9 @@ import (
 const (
 	// Database is the file that the database is in, here and in the data directory.
 	Database = "teeth.db"
+	// Records is the file in the data directory that logs, telemetry and commands are in.
+	// It is no part of a backup: it may be a hundred times as large as all the rest.
+	Records = "records.db"
 	// Images is the folder of image files, here and in the data directory.
 	Images = "images"
 
@@ -44,6 +48,7 @@ type Manifest struct {
 	Created  time.Time `json:"created"`
 	Database string    `json:"database"` // "sqlite", or why there is none
 	Images   bool      `json:"images"`   // whether they are part of it
+	Records  string    `json:"records"`  // where logs, telemetry and commands are, which are no part of it
 	Files    []File    `json:"files"`
 }
 
@@ -61,13 +66,19 @@ type Source struct {
 	Save    func(ctx context.Context, path string) error // copies the database to a new file; nil: it is kept elsewhere
 	NoSave  string                                       // why Save is nil, for the manifest
 	Images  bool                                         // with the image files
+	Records string                                       // where logs, telemetry and commands are, for the manifest
+	Others  []string                                     // files in Dir of other databases, which are no part of it
 }
 
 // private are files of the data directory that belong to the server that runs there,
 // or are made anew when one starts.
 func private(name string) bool {
-	return name == "lock" || name == "client.json" || name == Images || strings.HasPrefix(name, ".") || strings.HasPrefix(name, Database)
+	return name == "lock" || name == "client.json" || name == Images || strings.HasPrefix(name, ".") || ofDatabase(name, Database) || ofDatabase(name, Records)
 }
+
+// ofDatabase reports whether a file is one of a SQLite database's: to read them one
+// after the other while it is written gives none.
+func ofDatabase(name, database string) bool { return strings.HasPrefix(name, database) }
 
 // Clean removes what a backup that was killed has left in a data directory.
 func Clean(dir string) error {
@@ -89,8 +100,8 @@ func Write(ctx context.Context, w io.Writer, src Source) (err error) {
 	if err != nil {
 		return err
 	}
-	a := &archive{ctx: ctx, tar: tar.NewWriter(z)}
-	a.manifest = Manifest{Format: 1, Version: src.Version, Created: time.Now().UTC(), Database: src.NoSave, Images: src.Images}
+	a := &archive{ctx: ctx, tar: tar.NewWriter(z), others: src.Others}
+	a.manifest = Manifest{Format: 1, Version: src.Version, Created: time.Now().UTC(), Database: src.NoSave, Images: src.Images, Records: src.Records}
 	if src.Save != nil {
 		a.manifest.Database = "sqlite"
 		if err := a.addDatabase(src); err != nil {
@@ -120,6 +131,7 @@ func Write(ctx context.Context, w io.Writer, src Source) (err error) {
 type archive struct {
 	ctx      context.Context
 	tar      *tar.Writer
+	others   []string
 	manifest Manifest
 }
 
@@ -147,7 +159,8 @@ func (a *archive) addFolder(dir, prefix string) error {
 		return err
 	}
 	for _, e := range entries {
-		if !e.Type().IsRegular() || private(e.Name()) || !nameAllowed(prefix+e.Name()) {
+		if !e.Type().IsRegular() || private(e.Name()) || !nameAllowed(prefix+e.Name()) ||
+			prefix == "" && slices.ContainsFunc(a.others, func(db string) bool { return ofDatabase(e.Name(), db) }) {
 			continue
 		}
 		f, err := os.Open(filepath.Join(dir, e.Name()))

@@ -22,6 +22,7 @@ func dataDir(t *testing.T) string {
 	dir := t.TempDir()
 	for name, content := range map[string]string{
 		"teeth.db": "not this one", "teeth.db-wal": "x", "lock": "", "client.json": "x", ".client.json.123": "x",
+		"records.db": strings.Repeat("log", 1<<20), "records.db-wal": "x", "logs.sqlite": strings.Repeat("log", 1<<20), "logs.sqlite-shm": "x",
 		"ca.pem": "key", "operator.token": "secret", "images/0a": strings.Repeat("image", 1000), "images/.part": "x",
 	} {
 		path := filepath.Join(dir, name)
@@ -73,9 +74,9 @@ func tree(t *testing.T, dir string) map[string]string {
 }
 
 func TestBackupAndRestore(t *testing.T) {
-	src := Source{Dir: dataDir(t), Version: "1", Save: save, Images: true}
+	src := Source{Dir: dataDir(t), Version: "1", Save: save, Images: true, Records: "elsewhere", Others: []string{"logs.sqlite"}}
 	b := backup(t, src)
-	if m, err := Check(t.Context(), bytes.NewReader(b)); err != nil || m.Version != "1" || m.Database != "sqlite" || !m.Images || len(m.Files) != 4 {
+	if m, err := Check(t.Context(), bytes.NewReader(b)); err != nil || m.Version != "1" || m.Database != "sqlite" || !m.Images || m.Records != "elsewhere" || len(m.Files) != 4 {
 		t.Fatalf("%+v, %v", m, err)
 	}
 	dir := filepath.Join(t.TempDir(), "new")
@@ -112,7 +113,7 @@ func TestBackupAndRestore(t *testing.T) {
 // A backup that was cut off anywhere, or in which a bit is wrong, makes no data
 // directory, not even a part of one.
 func TestDamagedBackup(t *testing.T) {
-	whole := backup(t, Source{Dir: dataDir(t), Save: save, Images: true})
+	whole := backup(t, Source{Dir: dataDir(t), Save: save, Images: true, Others: []string{"logs.sqlite"}})
 	try := func(what string, b []byte) {
 		t.Helper()
 		dir := t.TempDir()

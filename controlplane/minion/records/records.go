@@ -164,6 +164,9 @@ func (d *DB) Close() error {
 	return errors.Join(d.in.close(), d.r.Close(), d.w.Close())
 }
 
+// File is the SQLite database's file; "" for PostgreSQL.
+func (d *DB) File() string { return d.path }
+
 // Shared reports whether other servers may have the database open too.
 func (d *DB) Shared() bool { return d.pg != nil }
 
