@@ -125,10 +125,11 @@ func bind(from, to string, attributes uint64) error {
 }
 
 // Of /proc, what user 0 can write to even without capabilities, and what tells more
-// than an app needs to know.
+// than an app needs to know: the kernel's command line may hold the token of the chassis,
+// and the agent's keys and passwords.
 var (
 	procReadOnly = []string{"sys", "irq", "bus", "fs", "sysrq-trigger", "asound", "mtrr"}
-	procHidden   = []string{"kcore", "keys", "key-users", "timer_list", "sched_debug", "latency_stats", "acpi", "scsi", "kallsyms", "vmallocinfo", "kpagecount", "kpageflags", "kpagecgroup", "slabinfo"}
+	procHidden   = []string{"cmdline", "bootconfig", "kcore", "keys", "key-users", "timer_list", "sched_debug", "latency_stats", "acpi", "scsi", "kallsyms", "vmallocinfo", "kpagecount", "kpageflags", "kpagecgroup", "slabinfo"}
 )
 
 func (r *tree) proc(Setup) error {
