@@ -1,8 +1,10 @@
 package records
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/teeth-metal/teeth/controlplane/minion"
 	"github.com/teeth-metal/teeth/controlplane/store/postgrestest"
+	wire "github.com/teeth-metal/teeth/wire/minion"
 )
 
 // The database dies while lines are written, some of them again. What was written is
@@ -145,4 +148,50 @@ func FuzzWithoutNUL(f *testing.F) {
 			t.Errorf("%q becomes %q", b, out)
 		}
 	})
+}
+
+func init() { suite["HostileResponses"], suite["DeepTelemetry"] = testHostileResponses, testDeepTelemetry }
+
+// What an agent says of its commands is kept or dropped, whatever it is: an error would
+// hold up the responses of all agents for ever.
+func testHostileResponses(t *testing.T, d *DB) {
+	agent := uuid.NewString()
+	for _, r := range []wire.Result{
+		{State: Done, Exit: math.MaxInt64},
+		{State: Done, Exit: math.MinInt64, Sequence: math.MaxInt64},
+		{State: Running, Exit: math.MaxInt64, Sequence: math.MinInt64},
+		{State: Killed, Stdout: []string{"\x00\xff"}, Stderr: []string{"", "\xed\xa0\x80"}},
+	} {
+		c := issue(t, d, NewCommand{Servers: []string{agent}, Argv: []string{"x"}})
+		run := ready(t, d, agent)[0]
+		claim(t, d, run)
+		r.Order = run.Order.ID
+		respond(t, d, agent, r)
+		got, err := d.Run(t.Context(), c.ID, agent)
+		if err != nil || got.State != r.State || r.Exit != 0 && got.State == Done && (got.Exit == nil || *got.Exit == 0) {
+			t.Errorf("%+v: %+v, %v", r, got, err)
+		}
+	}
+}
+
+// One agent's telemetry, of JSON as deep as a frame can hold, does not hold up what
+// others have to say.
+func testDeepTelemetry(t *testing.T, d *DB) {
+	agent := uuid.NewString()
+	deep := line(agent, "deep", "")
+	deep.Verb = wire.Telemetry
+	deep.Values = []string{wire.JSON + strings.Repeat("[", 9990) + strings.Repeat("]", 9990)}
+	objects := line(agent, "objects", "")
+	objects.Verb = wire.Telemetry
+	objects.Values = []string{wire.JSON + strings.Repeat(`{"":`, 9990) + "0" + strings.Repeat("}", 9990)}
+	huge := line(agent, "huge", "")
+	huge.Verb, huge.Values = wire.Telemetry, []string{wire.JSON + "1e999999"}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := d.Write(ctx, []minion.Entry{line(agent, "s", "before"), deep, objects, huge, line(agent, "s", "after")}); err != nil {
+		t.Fatal(err)
+	}
+	if got := messages(t, d, Search{Servers: []string{agent}}); !slices.Equal(got, []string{"before", "after"}) {
+		t.Errorf("%q", got)
+	}
 }

@@ -324,7 +324,7 @@ func repeatable(err error) bool {
 // refusedData reports whether it is a value that PostgreSQL does not take.
 func refusedData(err error) bool {
 	c := code(err)
-	return strings.HasPrefix(c, "22") || strings.HasPrefix(c, "23") || c == "54000"
+	return strings.HasPrefix(c, "22") || strings.HasPrefix(c, "23") || strings.HasPrefix(c, "54")
 }
 
 // broken reports whether the connection is what failed, or PostgreSQL itself, rather

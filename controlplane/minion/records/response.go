@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"unicode/utf8"
 
@@ -64,6 +65,10 @@ func (d *DB) Respond(ctx context.Context, a minion.Agent, result wire.Result) er
 		}
 		return d.respond(ctx, t, result)
 	})
+	if err != nil && d.pg != nil && refusedData(err) {
+		d.meters.refused.Inc()
+		return odd("the database refuses it: " + err.Error())
+	}
 	if err != nil {
 		return fmt.Errorf("response to command %s of %s: %w", result.Order, a.Server, err)
 	}
@@ -106,7 +111,8 @@ func (d *DB) respond(ctx context.Context, t *sql.Tx, r wire.Result) error {
 	if err != nil {
 		return err
 	}
-	state, exit := r.State, any(r.Exit)
+	// Any program's fits the column; what an agent makes up must not fail for ever.
+	state, exit := r.State, any(min(max(r.Exit, math.MinInt32), math.MaxInt32))
 	if state == "" { // an agent that knows no more
 		state, exit = Done, nil
 	}
