@@ -207,13 +207,19 @@ func (g *Group) Memory() int64 {
 	return n
 }
 
+// lost is how long killed processes may take to end. One that waits for hardware does
+// not end before that answers, and must not hold up all other apps, nor the agent.
+const lost = 10 * time.Second
+
 // kill sends SIGKILL to every process of the group and waits for their end. The group
 // is of no use afterwards: Linux 6.18 kills what is cloned into a group in which
 // cgroup.kill was ever written to.
 func (g *Group) kill(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, lost, fmt.Errorf("killed %s ago, they may wait for hardware", lost))
+	defer cancel()
 	if err := g.write("cgroup.kill", "1"); err != nil {
 		if errors.Is(err, fs.ErrNotExist) { // before Linux 5.14, or there is no group
-			err = g.killEach()
+			err = g.killEach(ctx)
 		}
 		if err != nil {
 			return err
@@ -240,8 +246,8 @@ func (g *Group) kill(ctx context.Context) error {
 
 // killEach kills one by one until there is none. Namespaces' first processes are among
 // them, and take theirs along, so that nothing forks faster than this.
-func (g *Group) killEach() error {
-	for {
+func (g *Group) killEach(ctx context.Context) error {
+	for ctx.Err() == nil {
 		b, err := os.ReadFile(filepath.Join(g.path, "cgroup.procs"))
 		if errors.Is(err, fs.ErrNotExist) || err == nil && len(b) == 0 {
 			return nil
@@ -256,6 +262,7 @@ func (g *Group) killEach() error {
 		}
 		time.Sleep(time.Millisecond)
 	}
+	return fmt.Errorf("processes of group %s do not die: %w", g.path, context.Cause(ctx))
 }
 
 // Remove kills what is in the group and removes it.
@@ -263,12 +270,12 @@ func (g *Group) Remove(ctx context.Context) error {
 	if err := g.kill(ctx); err != nil {
 		return err
 	}
-	for {
+	for end := time.Now().Add(lost); ; {
 		err := os.Remove(g.path)
 		if err == nil || errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if !errors.Is(err, unix.EBUSY) || ctx.Err() != nil {
+		if !errors.Is(err, unix.EBUSY) || ctx.Err() != nil || time.Now().After(end) {
 			return fmt.Errorf("control groups: %w", err)
 		}
 		time.Sleep(time.Millisecond) // its last process is not quite gone

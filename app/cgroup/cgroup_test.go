@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/teeth-metal/teeth/app/manifest"
@@ -31,6 +32,26 @@ func tree(t *testing.T) *Tree {
 		}
 	})
 	return tr
+}
+
+// A process that waits for hardware cannot be killed. That must not hold up whoever
+// asks, however long that is ready to wait.
+func TestUndead(t *testing.T) {
+	g := &Group{path: t.TempDir()}
+	for name, text := range map[string]string{"cgroup.kill": "", "cgroup.events": "populated 1\nfrozen 0\n"} {
+		if err := os.WriteFile(filepath.Join(g.path, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		if err := g.Remove(context.Background()); err == nil || !strings.Contains(err.Error(), "wait for hardware") {
+			t.Error(err)
+		}
+		if took := time.Since(begin); took != lost {
+			t.Errorf("after %s", took)
+		}
+	})
 }
 
 // sleep runs in a group, with a child.
@@ -77,7 +98,7 @@ func TestRemove(t *testing.T) {
 		waited := make(chan error, 1)
 		go func() { waited <- wait() }()
 		if how == "one by one" {
-			err = errors.Join(g.killEach(), <-waited)
+			err = errors.Join(g.killEach(t.Context()), <-waited)
 			if ee := (*exec.ExitError)(nil); !errors.As(err, &ee) {
 				t.Fatal(err)
 			}
