@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/teeth-metal/teeth/app/sandbox"
 )
 
 // A new host on the directory of an old one has its apps, and starts what should run.
@@ -77,6 +79,29 @@ services:
 		t.Fatal(err)
 	}
 	eventually(t, "once more", func() bool { return log.has("service once ended: exit status 0") })
+}
+
+// A service that ends for good in the moment in which it is switched off runs again
+// when it is switched on, also after the next start.
+func TestEndsWhenSwitchedOff(t *testing.T) {
+	h, _ := host(t, nil)
+	spec := serve(t).put("web", "1", web(webManifest).tar(t))
+	install(t, h, spec)
+	a, err := h.get("web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Set(t.Context(), "web", false, nil); err != nil {
+		t.Fatal(err)
+	}
+	h.ended(a, "web", sandbox.Exit{}, 0)
+	if err := h.Set(t.Context(), "web", true, nil); err != nil && !strings.Contains(err.Error(), "failed") {
+		t.Fatal(err)
+	}
+	rec, err := h.readRecord("web")
+	if _, finished := rec.Finished["web"]; err != nil || finished || !rec.Services["web"] {
+		t.Errorf("%+v, %v", rec, err)
+	}
 }
 
 // A record that cannot be used costs its app, not the others.

@@ -273,10 +273,11 @@ func (h *Host) want(a *installed, want map[string]bool) error {
 		rec.Services = map[string]bool{}
 	}
 	for name, on := range want {
-		rec.Services[name] = on
-		if !on {
+		// It may have ended for good after it was switched off.
+		if !on || !rec.Services[name] {
 			delete(rec.Finished, name)
 		}
+		rec.Services[name] = on
 	}
 	if err := h.save(rec); err != nil {
 		return err
