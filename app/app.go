@@ -56,6 +56,8 @@ type State struct {
 	Digest  string // of the package as it was fetched
 	// Config is what the app's config program says, else what was set last.
 	Config json.RawMessage
+	// ConfigSet is what was set last. A config program may tell more, or otherwise.
+	ConfigSet json.RawMessage
 	// Running is whether all services run; false for an app without any.
 	Running  bool
 	Services map[string]bool

@@ -36,7 +36,7 @@ func (h *Host) Installed(ctx context.Context) ([]State, error) {
 func (h *Host) state(ctx context.Context, a *installed) State {
 	h.mu.Lock()
 	st := State{
-		Name: a.name, Version: a.rec.Version, URL: a.rec.URL, Digest: a.rec.Digest, Config: a.rec.Config,
+		Name: a.name, Version: a.rec.Version, URL: a.rec.URL, Digest: a.rec.Digest, Config: a.rec.Config, ConfigSet: a.rec.Config,
 		ExitCode: a.exit, Services: map[string]bool{}, Running: len(a.services) > 0,
 	}
 	note := a.note

@@ -106,7 +106,7 @@ func (h *host) Install(ctx context.Context, spec app.Spec, report progress.Func)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.apps[spec.Name] = app.State{
-		Name: spec.Name, Version: spec.Version, URL: spec.URL, Digest: spec.Digest, Config: spec.Config, Running: spec.Running, Services: maps.Clone(spec.Services),
+		Name: spec.Name, Version: spec.Version, URL: spec.URL, Digest: spec.Digest, Config: spec.Config, ConfigSet: spec.Config, Running: spec.Running, Services: maps.Clone(spec.Services),
 	}
 	return nil
 }
@@ -126,6 +126,7 @@ func (h *host) Configure(_ context.Context, name string, config json.RawMessage)
 	end, err := h.begin("configure", name)
 	defer end()
 	return h.edit(name, err, func(st *app.State) {
+		st.ConfigSet = config
 		if !h.forget {
 			st.Config = config
 		}

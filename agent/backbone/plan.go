@@ -70,7 +70,9 @@ func (s *Slave) change(want wire.App, spec *app.Spec, st app.State) kind {
 		spec.Digest != "" && differs(spec.Digest, st.Digest),
 		known && before != made(*spec):
 		return install
-	case !wire.ConfigSatisfied(want.Config, st.Config):
+	case !wire.ConfigSatisfied(want.Config, st.Config),
+		// What is no longer wanted is still there.
+		st.ConfigSet != nil && !wire.ConfigSatisfied(st.ConfigSet, want.Config):
 		return configure
 	case want.Running != nil && *want.Running != running(want, st):
 		return set

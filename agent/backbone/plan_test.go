@@ -81,6 +81,35 @@ func TestMoreConfig(t *testing.T) {
 	})
 }
 
+// A key that is taken out of what is desired is taken out of what the app has, where
+// it has been set. What the app has on top of that stays its own.
+func TestLessConfig(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		h := newHost(t)
+		r := start(t, h, newLine(wire.MasterDeclared), nil)
+		defer r.stop()
+		set := func(config string) {
+			r.tell(`{'web': {'version': '1', 'url': 'http://h/x', 'config': ` + config + `}}`)
+		}
+		set(`{'tls': {'off': true, 'port': 1}}`)
+		r.want("ok converging ok")
+		set(`{'tls': {'port': 1}}`)
+		list := r.want("converging ok")
+		if got := string(list[1].Apps["web"].Config); got != `{"tls":{"port":1}}` && got != `{"tls": {"port": 1}}` {
+			t.Error(got)
+		}
+		r.wantDone("install web 1", "configure web")
+		h.change(func() {
+			st := h.apps["web"]
+			st.Config = json.RawMessage(`{"tls": {"port": 1, "default": 2}}`)
+			h.apps["web"] = st
+		})
+		set(`{'tls': {'port': 1.0}}`)
+		r.want("ok")
+		r.wantDone()
+	})
+}
+
 // What says that it has done something and has not is not done for ever.
 func TestNoEffect(t *testing.T) {
 	bubble(t, func(t *testing.T) {
