@@ -271,7 +271,11 @@ func (s *Server) may(ctx context.Context, c *conn) error {
 	if s.c.Chassis == nil {
 		return nil
 	}
-	known, approved, err := s.c.Chassis(ctx, strings.ToLower(c.server))
+	id := strings.ToLower(c.server)
+	if uuid, err := wire.ParseID(id); err == nil {
+		id = uuid.String() // records are kept under it, in whatever form an agent writes it
+	}
+	known, approved, err := s.c.Chassis(ctx, id)
 	switch {
 	case err != nil:
 		return fmt.Errorf("look up server %s: %w", c.server, err)

@@ -150,6 +150,7 @@ func TestWrongKey(t *testing.T) {
 		"the key and more":    {"g1", server1, "k1 "},
 		"a group's chassis":   {"g1", chassis1, "k1"},
 		"chassis, upper case": {"g1", strings.ToUpper(chassis1), "k1"},
+		"chassis, old form":   {"g1", strings.Replace(chassis1, "-", "", 1), "k1"}, // whose records would be the chassis'
 		"no server id":        {"g1", "", "k1"},
 		"server id with tab":  {"g1", "a\tb", "k1"},
 		"server id too long":  {"g1", strings.Repeat("s", 256), "k1"},
