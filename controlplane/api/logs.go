@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/teeth-metal/teeth/controlplane/minion/records"
+	"github.com/teeth-metal/teeth/internal/pattern"
 )
 
 // recordRoutes are about what Minion's agents send and are sent.
@@ -110,12 +111,16 @@ func (s *server) search(r *http.Request) (f records.Search, err error) {
 	if f.Newest, err = flag(q, "newest"); err != nil {
 		return f, err
 	}
-	pattern := q.Get("regexp")
-	if len(pattern) > maxPattern || len(f.Text) > maxPattern {
+	text := q.Get("regexp")
+	if len(text) > maxPattern || len(f.Text) > maxPattern {
 		return f, &refusal{http.StatusBadRequest, fmt.Sprintf("regexp and text: at most %d bytes", maxPattern)}
 	}
-	if pattern != "" {
-		if f.Regexp, err = regexp.Compile(pattern); err != nil {
+	if text != "" {
+		// It is matched with every line of the time asked for.
+		if _, err := pattern.Compile(text, maxPattern); err != nil {
+			return f, &refusal{http.StatusBadRequest, "regexp: " + err.Error()}
+		}
+		if f.Regexp, err = regexp.Compile(text); err != nil {
 			return f, &refusal{http.StatusBadRequest, "regexp: " + err.Error()}
 		}
 	}
