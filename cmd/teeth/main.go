@@ -23,7 +23,11 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	err := rootCommand().ExecuteContext(ctx)
+	interrupted := ctx.Err() != nil && errors.Is(err, context.Canceled)
 	stop()
+	if interrupted {
+		os.Exit(130) // as a shell says of a program that a signal has ended
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "teeth:", live.Printable(err.Error())) // it may quote a chassis
 	}
@@ -38,7 +42,8 @@ func rootCommand() *cobra.Command {
 over the network into a small ramdisk, erases its disks and proves it, checks
 firmware and hardware, writes an OS image with a config drive, and boots it.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 control plane not reachable.`,
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 control plane not reachable,
+130 interrupted.`,
 		Args:          cobra.ArbitraryArgs, // else cobra complains by itself, as if the work had failed
 		RunE:          needSubcommand,
 		SilenceErrors: true,
