@@ -167,7 +167,7 @@ func (p *Dispatcher) send(ctx context.Context, r records.Ready) (bool, error) {
 	}
 	if err != nil {
 		// It may have got there, so it is not sent again.
-		p.log.Warn("it is not known whether a command was received", "server", r.Name, "command", r.Command, "run", r.Order.ID, "error", err)
+		p.log.Warn("it is not known whether a command was received", "server", r.Name, "command", r.Command, "run", r.Order.ID.String(), "error", err)
 		return true, nil
 	}
 	p.log.Info("command sent", "server", r.Name, "command", r.Command, "run", r.Order.ID)
