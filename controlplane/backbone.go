@@ -81,7 +81,7 @@ func (s *server) openBackbone() error {
 		return err
 	}
 	s.apps, err = backbone.New(backbone.Config{
-		Store: s.store, Broker: broker, Log: s.Log,
+		Store: s.store, Broker: broker, AgentsOnBroker: s.Backbone.Slaves != "", Log: s.Log,
 		Session: func(chassis string) (backbone.Session, bool) {
 			session, ok := s.gateway.Session(chassis)
 			return session, ok && session.Apps()

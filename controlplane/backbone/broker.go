@@ -211,7 +211,9 @@ func (b *broker) receive(ctx context.Context, d amqp.Delivery) error {
 		if errors.Is(err, wire.ErrInvalid) {
 			b.m.meters.statuses.WithLabelValues("malformed").Inc()
 		}
-		b.m.c.Log.Warn("a message to Backbone's master is left out", "error", err, "bytes", len(d.Body))
+		if b.m.loud.Allow() {
+			b.m.c.Log.Warn("a message to Backbone's master is left out", "error", err, "bytes", len(d.Body))
+		}
 		return d.Ack(false)
 	}
 	if in == nil {

@@ -173,7 +173,7 @@ func TestJudge(t *testing.T) {
 		"clock set back, long since": {known(nil), status(-time.Hour, 6*time.Minute, nil), clockSet},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := judge(&tt.h, tt.in); got != tt.want {
+			if got := judge(&tt.h, tt.in, true); got != tt.want {
 				t.Errorf("%d, want %d", got, tt.want)
 			}
 		})
@@ -192,7 +192,7 @@ func TestClockSetBack(t *testing.T) {
 			told -= time.Hour
 		}
 		in := incoming{id: store.AppStatus{Host: "h"}, told: at(told), at: start.Add(came), transport: viaAMQP, raw: json.RawMessage(`{}`)}
-		v := judge(&h, in)
+		v := judge(&h, in, true)
 		apply(&h, in, v)
 		got = append(got, v)
 	}

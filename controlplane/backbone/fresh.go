@@ -13,6 +13,7 @@ const (
 	stale    verdict = iota // older than the last one that was taken
 	fresh                   // newer
 	clockSet                // newer, though its time is earlier: the host's clock was set back
+	astray                  // over the broker, of a chassis that is heard over its session
 )
 
 const (
@@ -28,12 +29,17 @@ const (
 // judge decides whether a status is newer than the one that was taken last.
 //
 //   - A slave of ours numbers its statuses; a new start of it counts anew.
-//   - Over a session they come in order.
+//   - Over a session they come in order, and it proves who sends them. On a broker anybody
+//     may call himself any host: a chassis that is heard over its session is not heard
+//     there, unless agents are given the broker, so that they change to it.
 //   - Else the time in it decides. One that is earlier than the last is refused, unless
 //     the one before was refused, too, and both came as far apart as they say they were
 //     made; or the host has not been heard for five minutes: then its clock was set back.
 //   - One without a time, as slaves sent before 2015, is always taken.
-func judge(h *store.AppHost, in incoming) verdict {
+func judge(h *store.AppHost, in incoming, agentsOnBroker bool) verdict {
+	if h.Status != nil && h.Transport == viaSession && in.transport == viaAMQP && !agentsOnBroker && responding(*h, parse(*h).report, in.at) {
+		return astray
+	}
 	if h.Status == nil || h.Host != in.id.Host || h.Transport != in.transport || in.transport == viaSession {
 		return fresh
 	}

@@ -38,7 +38,10 @@ type Config struct {
 	Session func(chassis string) (Session, bool)
 	// Broker is where slaves are that speak AMQP; nil: there are none.
 	Broker *amqplink.Config
-	Log    *slog.Logger
+	// AgentsOnBroker is whether agents of chassis are given the broker. If not, what is
+	// said there of a chassis counts only while that is not heard over its session.
+	AgentsOnBroker bool
+	Log            *slog.Logger
 
 	// Rate is how many messages a second go to slaves; 250. Those of more than
 	// 16 KiB count as several.
@@ -57,6 +60,7 @@ type Master struct {
 	incoming chan incoming
 	queue    *queue
 	limit    *rate.Limiter
+	loud     *rate.Limiter // of what strangers can have us log
 	known    identities
 	meters   meters
 	leads    atomic.Bool
@@ -84,6 +88,7 @@ func New(c Config) (*Master, error) {
 	m := &Master{
 		c: c, incoming: make(chan incoming, maxBatch), queue: newQueue(), meters: newMeters(),
 		limit: rate.NewLimiter(rate.Limit(c.Rate), max(int(burst*c.Rate), maxCost)),
+		loud:  rate.NewLimiter(rate.Every(10*time.Second), 10),
 	}
 	if c.Broker != nil {
 		var err error

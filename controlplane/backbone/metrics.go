@@ -11,7 +11,7 @@ type meters struct {
 func newMeters() meters {
 	return meters{
 		statuses: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "teeth_backbone_statuses_total", Help: "Statuses of apps received: taken, stale, malformed, or of a stranger too many."}, []string{"outcome"}),
+			Name: "teeth_backbone_statuses_total", Help: "Statuses of apps received: taken, stale, malformed, of a stranger too many, or astray: of a chassis that is heard over its session."}, []string{"outcome"}),
 		sent: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "teeth_backbone_configs_total", Help: "Messages that told a host which apps it is to have: ok or failed."}, []string{"outcome"}),
 		unsettled: prometheus.NewGauge(prometheus.GaugeOpts{

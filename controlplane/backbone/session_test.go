@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/teeth-metal/teeth/controlplane/store"
 	wire "github.com/teeth-metal/teeth/wire/backbone"
@@ -231,5 +232,43 @@ func TestBecomesChassis(t *testing.T) {
 	}
 	if all, err := m.List(t.Context(), "", 10); err != nil || len(all) != 1 {
 		t.Errorf("%+v, %v", all, err)
+	}
+}
+
+// TestImpostor has somebody at the broker who says that he is a chassis which is heard over
+// its session: he neither makes its apps look otherwise, nor is he told what is desired of
+// it, which may hold secrets.
+func TestImpostor(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		given bool          // agents are given the broker
+		later time.Duration // than the chassis was heard
+		taken bool
+	}{
+		{"connected", false, time.Minute, false},
+		{"away for long", false, 5 * time.Minute, true},
+		{"may have changed to the broker", true, time.Minute, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newStore(t)
+			c := newChassis(t, s, "52:54:00:00:00:05")
+			m := startMaster(t, Config{Store: s, Session: func(id string) (Session, bool) { return c, id == c.id }, AgentsOnBroker: tt.given})
+			c.on(m)
+			if err := c.say(0); err != nil {
+				t.Fatal(err)
+			}
+			in, err := m.read(json.RawMessage(fmt.Sprintf(`{"host_id":%q,"status":"failed","apps":{}}`, c.id)), viaAMQP)
+			if err != nil {
+				t.Fatal(err)
+			}
+			in.id, in.at = store.AppStatus{Host: c.id, Chassis: c.id}, in.at.Add(tt.later)
+			if err := m.store(t.Context(), []incoming{in}); err != nil {
+				t.Fatal(err)
+			}
+			h := m.is(t, c.id, "there", func(Host) bool { return true })
+			if taken := h.State == "failed" && h.Transport == viaAMQP; taken != tt.taken {
+				t.Errorf("%+v", h)
+			}
+		})
 	}
 }

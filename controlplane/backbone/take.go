@@ -135,7 +135,10 @@ func (m *Master) store(ctx context.Context, batch []incoming) error {
 	for {
 		var err error
 		refused, err = m.c.Store.TakeAppStatuses(ctx, ids, func(i int, h *store.AppHost) bool {
-			verdicts[i] = judge(h, batch[i])
+			verdicts[i], after[i] = judge(h, batch[i], m.c.AgentsOnBroker), *h
+			if verdicts[i] == astray {
+				return false
+			}
 			apply(h, batch[i], verdicts[i])
 			after[i] = *h
 			return true
@@ -163,6 +166,12 @@ func (m *Master) store(ctx context.Context, batch []incoming) error {
 		switch {
 		case h.ID == "":
 			continue // one of those refused
+		case verdicts[i] == astray:
+			m.meters.statuses.WithLabelValues("astray").Inc()
+			if m.loud.Allow() {
+				m.c.Log.Warn("somebody at the broker says he is a chassis that is heard over its session, and is not believed", "host", batch[i].id.Host, "chassis", h.ID)
+			}
+			continue
 		case verdicts[i] == stale:
 			m.meters.statuses.WithLabelValues("stale").Inc()
 			m.c.Log.Debug("a status older than the last one is left out", "host", batch[i].id.Host, "timestamp", batch[i].status.Timestamp)
