@@ -366,3 +366,27 @@ func FuzzOutput(f *testing.F) {
 		}
 	})
 }
+
+// What a program had written when it ended is sent, however slow the server is to take
+// what was before.
+func TestSlowServerGetsAll(t *testing.T) {
+	const bytes = 80_000
+	waited := false
+	got := 0
+	var last minion.Result
+	o := program("sh", "-c", fmt.Sprintf("head -c %d /dev/zero | tr '\\0' x", bytes))
+	runner(t, Config{}).Run(t.Context(), o, ours, func(a minion.Result) {
+		for _, text := range a.Stdout {
+			got += len(text)
+		}
+		// The second piece, not the first: by then the program fills its pipe.
+		if !waited && a.Sequence == 1 {
+			waited = true
+			time.Sleep(lingering + lingering/4)
+		}
+		last = a
+	})
+	if !waited || got != bytes || last.State != minion.StateDone || last.Exit != 0 {
+		t.Errorf("%d bytes of %d; %+v", got, bytes, last.State)
+	}
+}

@@ -9,6 +9,10 @@ import (
 	"unicode/utf8"
 )
 
+// afterwards is how many bytes are kept of what comes when the program has ended: what
+// is in its pipes, which hold 1 MiB at most each unless root has made them larger.
+const afterwards = 2 << 20
+
 // soon is how long a piece waits for more to be sent with it.
 const soon = 300 * time.Millisecond
 
@@ -24,6 +28,7 @@ type output struct {
 	streams [2]stream // stdout, stderr
 	sent    int64     // bytes that were kept
 	lost    int64     // bytes beyond the limit
+	over    bool      // the program has ended: nothing waits any more
 	closed  bool      // nobody takes pieces any more
 	ready   chan struct{}
 }
@@ -55,17 +60,29 @@ func (s *stream) Write(p []byte) (int, error) {
 	defer o.mu.Unlock()
 	n := len(p)
 	for len(p) > 0 {
-		for !o.single && !o.closed && o.kept() >= o.room {
+		for !o.single && !o.closed && !o.over && o.kept() >= o.room {
 			o.changed.Wait()
 		}
 		take := min(len(p), o.room)
-		s.add(p[:take])
+		if o.over && o.kept() >= o.room+afterwards {
+			o.lost += int64(take)
+		} else {
+			s.add(p[:take])
+		}
 		p = p[take:]
 		if o.kept() > 0 {
 			o.wake()
 		}
 	}
 	return n, nil
+}
+
+// exited has nobody wait: what the program has left in its pipes is all there is.
+func (o *output) exited() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.over = true
+	o.changed.Broadcast()
 }
 
 func (o *output) wake() {

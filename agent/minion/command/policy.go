@@ -30,6 +30,29 @@ type Policy struct {
 	Plain bool `yaml:"plain"`
 }
 
+// UnmarshalYAML implements yaml.Unmarshaler. What is misspelt or left empty is an
+// error here: it would allow everything.
+func (p *Policy) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.MappingNode {
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			key, v := n.Content[i], n.Content[i+1]
+			switch key.Value {
+			case "allow", "internal", "off", "plain":
+			default:
+				return fmt.Errorf("line %d: commands have no %.40q: want allow, internal, off or plain", key.Line, key.Value)
+			}
+			if v.ShortTag() == "!!null" {
+				return fmt.Errorf("line %d: %s of the commands is empty: write [] for none, or leave it out", key.Line, key.Value)
+			}
+		}
+	}
+	type plain Policy
+	return n.Decode((*plain)(p))
+}
+
+// Restricts reports whether not every program may be started.
+func (p Policy) Restricts() bool { return p.Off || p.Allow != nil }
+
 // harmless is what anybody may ask.
 var harmless = []string{"status", "version"}
 

@@ -9,6 +9,22 @@ import (
 	"github.com/teeth-metal/teeth/wire/minion"
 )
 
+// What is misspelt or empty must not end up as everything.
+func TestPolicyThatSaysNothing(t *testing.T) {
+	for text, want := range map[string]string{
+		"alow: [df]": "alow", "allow:\n# - df\n": "allow of the commands is empty", "internal:": "internal of the commands is empty", "off: ~": "empty", "[df]": "cannot unmarshal",
+	} {
+		var p Policy
+		if err := yaml.Unmarshal([]byte(text), &p); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+	var none Policy
+	if err := yaml.Unmarshal([]byte("allow: []"), &none); err != nil || none.Allow == nil || !none.Restricts() {
+		t.Errorf("%+v, %v", none, err)
+	}
+}
+
 func TestPolicy(t *testing.T) {
 	var listed Policy
 	if err := yaml.Unmarshal([]byte("allow:\n- systemctl status *\n- [smartctl, -a, '/dev/sd?']\n- df ...\ninternal: [version]\n"), &listed); err != nil {

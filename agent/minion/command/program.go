@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -39,17 +41,19 @@ func (r *Runner) external(ctx context.Context, c command, from Peer, give func(p
 		return conclude(o, part{exit: notFound, state: minion.StateDone}, give, r.whyNot(c, err))
 	}
 	cmd := exec.CommandContext(ctx, name)
-	cmd.Args, cmd.Dir, cmd.Env, cmd.WaitDelay = argv, r.c.Dir, slices.Concat(environment, c.env), lingering
-	cmd.Stdout, cmd.Stderr = &o.streams[0], &o.streams[1]
+	cmd.Args, cmd.Dir, cmd.Env = argv, r.c.Dir, slices.Concat(environment, c.env)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	if err := cmd.Start(); err != nil {
+	read, err := o.start(cmd)
+	if err != nil {
 		return conclude(o, part{exit: notStarted, state: minion.StateDone}, give, r.whyNot(c, err))
 	}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		_ = cmd.Wait() // ProcessState has it all
+		o.exited()
+		read()
 	}()
 	last := part{state: minion.StateDone, seq: sendOn(o, ended, give)}
 	last.exit = cmd.ProcessState.ExitCode()
@@ -66,6 +70,44 @@ func (r *Runner) external(ctx context.Context, c command, from Peer, give func(p
 		return conclude(o, last, give, "killed: the agent is ending")
 	}
 	return conclude(o, last, give, "killed by signal: "+s.Signal().String())
+}
+
+// start starts a program that writes to o. The function that it returns is to be called
+// when the program has ended: it returns when all that was written is read, or
+// lingering is over. os/exec's own copying counts the time in which a slow server holds
+// it up, and drops what is in the pipes then.
+func (o *output) start(cmd *exec.Cmd) (read func(), err error) {
+	var ends [4]*os.File // to read, to write, of each stream
+	closing := func(files ...*os.File) {
+		for _, f := range files {
+			if f != nil {
+				f.Close()
+			}
+		}
+	}
+	for i := 0; i < len(ends) && err == nil; i += 2 {
+		ends[i], ends[i+1], err = os.Pipe()
+	}
+	if err == nil {
+		cmd.Stdout, cmd.Stderr = ends[1], ends[3]
+		err = cmd.Start()
+	}
+	closing(ends[1], ends[3])
+	if err != nil {
+		closing(ends[0], ends[2])
+		return nil, err
+	}
+	var copying sync.WaitGroup
+	for i := range o.streams {
+		copying.Go(func() { _, _ = io.Copy(&o.streams[i], ends[2*i]) }) // until its end, or it is closed
+	}
+	return func() {
+		late := time.AfterFunc(lingering, func() { closing(ends[0], ends[2]) })
+		copying.Wait()
+		if late.Stop() {
+			closing(ends[0], ends[2])
+		}
+	}, nil
 }
 
 // sendOn gives what a program writes until it has ended, and returns how many parts
