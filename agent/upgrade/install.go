@@ -151,7 +151,10 @@ func (u *Upgrader) switchTo(path, version string) error {
 	}
 	// Before the switch: if this is the last thing that happens, the trial ends with
 	// what runs now, and nothing changes.
-	t := Trial{Version: version, Program: path, Before: old, Until: time.Now().Add(TrialTime)}
+	t := Trial{Version: version, Program: path, Before: old}
+	if last, err := u.trial(); err == nil && last.Version != "" && sameFile(last.Program, old) {
+		t.Before = last.Before // what runs now has not connected yet: it is nothing to go back to
+	}
 	if err := u.write(t); err != nil {
 		return err
 	}

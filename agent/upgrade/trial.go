@@ -22,8 +22,8 @@ const (
 type Trial struct {
 	Version string    `json:"version"`
 	Program string    `json:"program"`
-	Before  string    `json:"before"` // what ran before
-	Until   time.Time `json:"until"`
+	Before  string    `json:"before"`         // what ran before
+	Until   time.Time `json:"until,omitzero"` // set by the first start, which may be long after the switch
 	Starts  int       `json:"starts"`
 }
 
@@ -82,11 +82,17 @@ func (u *Upgrader) Begin() (left time.Duration, back bool, err error) {
 		u.Log.Warn("an upgrade was not finished", "version", t.Version, "running", self)
 		return 0, false, os.Remove(u.trialFile())
 	}
+	if t.Until.IsZero() {
+		t.Until = time.Now().Add(TrialTime)
+	}
 	t.Starts++
 	// A clock that was set must not end or extend the trial much.
 	left = min(time.Until(t.Until), TrialTime)
-	if t.Starts > TrialStarts || left <= 0 {
-		return 0, true, u.Back(fmt.Sprintf("it was started %d times without connecting", t.Starts))
+	switch {
+	case t.Starts > TrialStarts:
+		return 0, true, u.Back(fmt.Sprintf("it was started %d times without connecting", TrialStarts))
+	case left <= 0:
+		return 0, true, u.Back("it has not connected in time")
 	}
 	return left, false, u.write(t)
 }

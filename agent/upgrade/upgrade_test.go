@@ -132,7 +132,7 @@ func TestUpgrade(t *testing.T) {
 		t.Errorf("self-test: %q, %v", b, err)
 	}
 	trial, err := u.trial()
-	if err != nil || trial.Version != "1.2.0" || filepath.Base(trial.Before) != "teeth-agent-1.0.0" || time.Until(trial.Until) < TrialTime-time.Minute {
+	if err != nil || trial.Version != "1.2.0" || filepath.Base(trial.Before) != "teeth-agent-1.0.0" || trial.Starts != 0 {
 		t.Errorf("%+v, %v", trial, err)
 	}
 }
@@ -295,6 +295,39 @@ func TestTrial(t *testing.T) {
 		}
 		if _, back, err := u.Begin(); !back || err != nil || u.leadsTo(t) != "teeth-agent-1.0.0" {
 			t.Error(back, err)
+		}
+	})
+	t.Run("starts long after the switch", func(t *testing.T) { // -u, and a restart the day after
+		u := begin(t)
+		trial, err := u.trial()
+		if err != nil || !trial.Until.IsZero() {
+			t.Fatal("the time runs before anything has started", trial.Until, err)
+		}
+		if left, back, err := u.Begin(); back || err != nil || left < TrialTime-time.Minute {
+			t.Fatal(left, back, err)
+		}
+		if trial, err = u.trial(); err != nil {
+			t.Fatal(err)
+		}
+		trial.Until = time.Now().Add(-time.Second)
+		if err := u.write(trial); err != nil {
+			t.Fatal(err)
+		}
+		if _, back, err := u.Begin(); !back || err != nil || u.leadsTo(t) != "teeth-agent-1.0.0" {
+			t.Error(back, err)
+		}
+	})
+	t.Run("replaced on trial", func(t *testing.T) { // what has not connected is nothing to go back to
+		u := begin(t)
+		path := filepath.Join(u.versions(), "teeth-agent-1.3.0")
+		if err := os.WriteFile(path, script(0), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := u.switchTo(path, "1.3.0"); err != nil {
+			t.Fatal(err)
+		}
+		if err := u.Back("a test"); err != nil || u.leadsTo(t) != "teeth-agent-1.0.0" {
+			t.Error(u.leadsTo(t), err)
 		}
 	})
 	t.Run("not switched after all", func(t *testing.T) {
