@@ -93,15 +93,20 @@ func (t *Telemetry) disks(ctx context.Context) error {
 	}
 	seen := map[[2]int]bool{}
 	var all []string
+	var errs []error
 	for _, m := range mounts {
 		device := [2]int{m.Major, m.Minor}
 		if seen[device] || len(all) == maxMounts {
 			continue
 		}
 		seen[device] = true
-		u, err := usageOf(ctx, m)
-		if err != nil {
-			return err
+		u, err := t.usageOf(ctx, m)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil { // the others do answer
+			errs = append(errs, err)
+			continue
 		}
 		if u.Blocks == 0 { // nothing that can be full
 			continue
@@ -113,15 +118,24 @@ func (t *Telemetry) disks(ctx context.Context) error {
 		all = append(all, string(b))
 	}
 	t.list("disk_usage", all)
-	return nil
+	return errors.Join(errs...)
 }
 
-func usageOf(ctx context.Context, m *mountinfo.Info) (usage, error) {
+func (t *Telemetry) usageOf(ctx context.Context, m *mountinfo.Info) (usage, error) {
 	u := usage{Filesystem: m.Source, MountedOn: m.Mountpoint}
+	silent := fmt.Errorf("%s on %s does not say how full it is", m.Source, m.Mountpoint)
+	// One that hangs holds a thread as long as it does: it is not asked again meanwhile.
+	if _, hangs := t.asking.LoadOrStore(m.Mountpoint, true); hangs {
+		return u, silent
+	}
 	done := make(chan error, 1)
 	var st unix.Statfs_t
-	go func() { done <- unix.Statfs(m.Mountpoint, &st) }()
-	timer := time.NewTimer(statLimit)
+	go func() {
+		err := t.statfs(m.Mountpoint, &st)
+		t.asking.Delete(m.Mountpoint)
+		done <- err
+	}()
+	timer := time.NewTimer(t.statLimit)
 	defer timer.Stop()
 	select {
 	case err := <-done:
@@ -131,7 +145,7 @@ func usageOf(ctx context.Context, m *mountinfo.Info) (usage, error) {
 	case <-ctx.Done():
 		return u, ctx.Err()
 	case <-timer.C:
-		return u, fmt.Errorf("%s on %s does not say how full it is", m.Source, m.Mountpoint)
+		return u, silent
 	}
 	size := uint64(cmp.Or(st.Frsize, st.Bsize))
 	if st.Bfree > st.Blocks || st.Bavail > st.Blocks {

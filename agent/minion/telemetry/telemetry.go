@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"gopkg.in/yaml.v3"
 
 	"github.com/teeth-metal/teeth/agent/minion/command"
@@ -84,6 +85,10 @@ type Config struct {
 type Telemetry struct {
 	c    Config
 	jobs []job
+
+	asking    sync.Map // mount points whose file systems are being asked how full they are
+	statfs    func(path string, st *unix.Statfs_t) error
+	statLimit time.Duration
 }
 
 // job is a measurement, made again and again.
@@ -104,7 +109,7 @@ func New(c Config) (*Telemetry, error) {
 	if c.Root == "" {
 		c.Root = "/"
 	}
-	t := &Telemetry{c: c}
+	t := &Telemetry{c: c, statfs: unix.Statfs, statLimit: statLimit}
 	if c.Interval < minInterval || c.Interval > maxInterval {
 		return nil, fmt.Errorf("telemetry: interval %v: want %v to %v", c.Interval, minInterval, maxInterval)
 	}
