@@ -128,6 +128,13 @@ func Parse(b []byte) (Config, error) {
 	if err != nil && !errors.Is(err, io.EOF) { // an empty file
 		return c, err
 	}
+	var sections map[string]yaml.Node
+	if err := yaml.Unmarshal(b, &sections); err != nil {
+		return c, err
+	}
+	if n, ok := sections["commands"]; ok && n.ShortTag() == "!!null" {
+		return c, fmt.Errorf("line %d: commands is empty, which would allow everything: leave it out if that is meant", n.Line)
+	}
 	c.defaults()
 	return c, c.check()
 }

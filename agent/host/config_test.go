@@ -61,9 +61,11 @@ func TestConfigThatMakesNoSense(t *testing.T) {
 		return strings.Replace(original, from, to, 1)
 	}
 	for text, want := range map[string]string{
-		"":                           "streamserver_host",
-		"- ":                         "cannot unmarshal",
-		change("insecure: true", ""): "insecure: true",
+		"":                                    "streamserver_host",
+		"- ":                                  "cannot unmarshal",
+		original + "commands:\n# allow: [df]": "commands is empty",
+		original + "commands: {alow: [df]}":   "alow",
+		change("insecure: true", ""):          "insecure: true",
 		original + "ca_sha256: " + strings.Repeat("0", 64):                                  "exclude",
 		change("insecure: true", "ca_sha256: 12"):                                           "64 hexadecimal digits",
 		change("group_id: g1", ""):                                                          "group_id",
@@ -139,7 +141,7 @@ func TestUnit(t *testing.T) {
 }
 
 func TestMask(t *testing.T) {
-	present := "group_key: one\nnested: [{password: two, api_token: three, key: four, keyboard: us}]\nupgrade_key: public\nurl: https://u:five@h/\n"
+	present := "shared: &s six\ngroup_key: one\nother_key: *s\nnested: [{password: two, api_token: three, key: four, keyboard: us}]\nupgrade_key: public\nurl: https://u:five@h/\n"
 	v, err := shown([]byte(present))
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +150,7 @@ func TestMask(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, secret := range []string{"one", "two", "three", "four", "five"} {
+	for _, secret := range []string{"one", "two", "three", "four", "five", "six"} {
 		if strings.Contains(string(b), secret) {
 			t.Errorf("%s is in %s", secret, b)
 		}

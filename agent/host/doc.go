@@ -27,4 +27,7 @@
 //
 // Without commands the policy is that of package command: everything for a server
 // that has proved itself over TLS, internal status and version for others.
+//
+// A policy that restricts programs (allow, off) also keeps set-config from what would
+// get around it: it then changes server_name, telemetry_interval, spool_size and log.
 package host

@@ -294,6 +294,34 @@ func TestConfigurationFromAfar(t *testing.T) {
 	}
 }
 
+// Where a policy allows certain programs, set-config does not get around it.
+func TestSetConfigKeepsThePolicy(t *testing.T) {
+	s := serveStream(t)
+	path := configured(t, s, "commands: {plain: true, allow: [df]}")
+	start(t, path)
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, add := range []string{
+		"telemetries: [{name: x, command: id > /tmp/x}]", "tail_logs: [{service: x, file: /etc/shadow}]",
+		"builtin_telemetries: [{label: pick_files, arguments: [/etc/x, /tmp/x]}]", "upgrade: http://x/\nupgrade_key: RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3", "streamservers: ['192.0.2.1:1']",
+	} {
+		if _, complaint, last := s.order(minion.Internal, "set-config", string(before)+"\n"+add+"\n"); last.Exit == 0 || !strings.Contains(complaint, "refused by policy") {
+			t.Errorf("%s: exit %d: %s", add, last.Exit, complaint)
+		}
+	}
+	if _, complaint, last := s.order(minion.Internal, "set-config", strings.Replace(string(before), "allow: [df]", "allow: [rm ...]", 1)); last.Exit == 0 {
+		t.Error("the policy itself was changed", complaint)
+	}
+	if now, err := os.ReadFile(path); err != nil || string(now) != string(before) {
+		t.Errorf("%s, %v", now, err)
+	}
+	if _, complaint, last := s.order(minion.Internal, "set-config", string(before)+"\nlog: debug\n"); last.Exit != 0 {
+		t.Error(complaint)
+	}
+}
+
 // A restart answers, then another program takes over. One with a configuration that
 // makes no sense would not come up again.
 func TestRestart(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"runtime"
 	"strings"
 	"time"
@@ -89,13 +90,27 @@ func (h *host) setConfig(_ context.Context, args []string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if _, err := Parse(b); err != nil {
+	next, err := Parse(b)
+	if err != nil {
 		return "", fmt.Errorf("not written: %w", err)
+	}
+	if old, err := Parse(present); (h.c.Commands.Restricts() || old.Commands.Restricts()) && (err != nil || !onlyTunes(old, next)) {
+		return "", errors.New("not written: refused by policy: as only certain programs are allowed here, servers may change server_name, telemetry_interval, spool_size and log, but not what the agent runs, reads, trusts or allows")
 	}
 	if err := replace(h.path, b); err != nil {
 		return "", err
 	}
 	return "written; restart to use it\n", nil
+}
+
+// onlyTunes reports whether a configuration gives servers nothing that another does
+// not: telemetry runs programs, files that are followed may hold secrets, and whoever
+// signs upgrades or may connect to the agent has all of it.
+func onlyTunes(old, next Config) bool {
+	for _, c := range []*Config{&old, &next} {
+		c.ServerName, c.TelemetryInterval, c.SpoolSize, c.Log, c.Unknown = "", 0, 0, 0, nil
+	}
+	return reflect.DeepEqual(old, next)
 }
 
 // restart starts the program anew, once its answer is on its way.

@@ -59,6 +59,9 @@ func eachSecret(n *yaml.Node, path string, f func(path string, v *yaml.Node)) {
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			key, v := n.Content[i], n.Content[i+1]
 			at := path + "/" + key.Value
+			if v.Kind == yaml.AliasNode && v.Alias.Kind == yaml.ScalarNode { // others may lead in a circle
+				v = v.Alias
+			}
 			if v.Kind == yaml.ScalarNode && key.Value != "upgrade_key" && secretKey.MatchString(key.Value) {
 				f(at, v)
 				continue
