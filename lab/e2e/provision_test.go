@@ -178,19 +178,25 @@ func killedErase(t *testing.T, e *estateOfOne) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	allErased(t, end.Tasks[0], e.chassis.Spec.Disks)
+	e.allZero(t)
+}
+
+// allErased checks the report of an erasure.
+func allErased(t *testing.T, task client.Task, disks []lab.Disk) {
+	t.Helper()
 	var result struct {
 		Disks []struct {
 			BytesErased   int64 `json:"bytes_erased"`
 			BytesVerified int64 `json:"bytes_verified"`
 		}
 	}
-	decode(t, end.Tasks[0].Result, &result)
-	for i, d := range e.chassis.Spec.Disks {
+	decode(t, task.Result, &result)
+	for i, d := range disks {
 		if i >= len(result.Disks) || result.Disks[i].BytesErased != d.Size || result.Disks[i].BytesVerified != d.Size {
 			t.Errorf("disk %s: report is %+v, want %d bytes erased and verified", d.Serial, result.Disks, d.Size)
 		}
 	}
-	e.allZero(t)
 }
 
 // allZero looks at the disks from outside.
