@@ -109,9 +109,11 @@ func TestCut(t *testing.T) {
 // are lost to nobody, not to an original either, whose machine has not acknowledged
 // them.
 func TestBlackHole(t *testing.T) {
+	t.Parallel() // it waits, most of the time, in a network of its own
 	for _, original := range []bool{false, true} {
 		name := map[bool]string{false: "ours", true: "original"}[original]
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			nw := netnstest.New(t, "192.0.2.1/24")
 			agent := nw.Client(nw.Net, "agent")
 			nw.Run(nil, "ip", "-n", agent.Name, "addr", "add", "192.0.2.2/24", "dev", "eth0")

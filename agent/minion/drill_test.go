@@ -184,6 +184,7 @@ func drill(t *testing.T, long, cycle time.Duration, opt spool.Options) {
 }
 
 func TestFaultDrill(t *testing.T) {
+	t.Parallel() // it waits, most of the time
 	drill(t, 8*time.Second, 2*time.Second, spool.Options{})
 }
 
