@@ -315,10 +315,14 @@ func code(err error) string {
 }
 
 // repeatable reports whether a transaction is to be done again because it got in the
-// way of another.
+// way of another, or was too slow: PostgreSQL ends one that is idle for too long, as that
+// of a machine which had no time for it, only while it is open. Nothing of it was kept.
 func repeatable(err error) bool {
-	c := code(err)
-	return c == "40001" || c == "40P01"
+	switch code(err) {
+	case "40001", "40P01", "25P03":
+		return true
+	}
+	return false
 }
 
 // refusedData reports whether it is a value that PostgreSQL does not take.
