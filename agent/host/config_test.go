@@ -141,7 +141,7 @@ func TestUnit(t *testing.T) {
 }
 
 func TestMask(t *testing.T) {
-	present := "shared: &s six\ngroup_key: one\nother_key: *s\nnested: [{password: two, api_token: three, key: four, keyboard: us}]\nupgrade_key: public\nurl: https://u:five@h/\n"
+	present := "shared: &s six\ngroup_key: one\nalias_key: *s\nnested: [{password: two, api_token: three, key: four, keyboard: us}]\nupgrade_key: public\nurl: https://u:five@h/\n"
 	v, err := shown([]byte(present))
 	if err != nil {
 		t.Fatal(err)
