@@ -143,6 +143,9 @@ func waitForCommand(cmd *cobra.Command, conn *connection, c *client.Client, issu
 			return err
 		}
 	}
+	for _, r := range ended {
+		notKept(cmd.ErrOrStderr(), nameOf(names, r.Server), r)
+	}
 	if conn.output == "json" {
 		var runs []client.Run
 		for id := range ended {
@@ -157,6 +160,13 @@ func waitForCommand(cmd *cobra.Command, conn *connection, c *client.Client, issu
 		}
 	}
 	return outcome(ended, names, several)
+}
+
+// notKept says how much of a run's output is missing.
+func notKept(w io.Writer, name string, r client.Run) {
+	if r.Dropped > 0 {
+		fmt.Fprintf(w, "%s: %d bytes more of output were not kept\n", live.Printable(name), r.Dropped)
+	}
 }
 
 // outcome is an error that says where a command has failed.
@@ -302,6 +312,7 @@ func commandShow(conn *connection) *cobra.Command {
 				}
 				_, err = io.WriteString(screen(cmd.OutOrStdout()), r.Stdout)
 				_, e := io.WriteString(screen(cmd.ErrOrStderr()), r.Stderr)
+				notKept(cmd.ErrOrStderr(), a[1], r)
 				return errors.Join(err, e)
 			}
 			command, err := c.Command(cmd.Context(), a[0])

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -138,9 +139,30 @@ func (s *server) runCommand(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if a, ok := w.(*answer); ok {
-		a.detail = fmt.Sprintf("command %s on %d: %q", issued.ID, len(servers), in.Argv)
+		a.detail = audited(issued.ID, servers, in)
 	}
 	return write(w, http.StatusCreated, issued)
+}
+
+// audited is what the audit trail has of a command, which outlives its records. The
+// values of variables may be secrets.
+func audited(id string, servers []string, in NewCommand) string {
+	const most = 10 // of servers by name; who named more can look them up by the command's id
+	how := ""
+	switch {
+	case in.Internal:
+		how = " internal"
+	case in.Shell:
+		how = " in a shell"
+	}
+	if names := slices.Sorted(maps.Keys(in.Env)); len(names) > 0 {
+		how += fmt.Sprintf(" with %q", names)
+	}
+	where := strings.Join(servers[:min(len(servers), most)], " ")
+	if len(servers) > most {
+		where += fmt.Sprintf(" and %d more", len(servers)-most)
+	}
+	return fmt.Sprintf("command %s on %s%s: %q", id, where, how, in.Argv)
 }
 
 func (s *server) listCommands(w http.ResponseWriter, r *http.Request) error {

@@ -173,8 +173,8 @@ func TestCommandRequests(t *testing.T) {
 	d, db := recordsDesk(t)
 	server := uuid.NewString()
 	var c records.Command
-	d.ask("builtin", "POST /v1/commands", fmt.Sprintf(`{"servers":[%q],"argv":["printf","a b"],"timeout":1.5,"shell":true,"env":{"A":"=","B":""},"output":9,"expires":60}`, server), 201, &c)
-	if strings.Join(c.Options, " ") != "env=A== env=B= limit=9 shell=1 timeout=1.5" || c.By != localAdmin || c.Expires == nil || c.States["waiting"] != 1 {
+	d.ask("builtin", "POST /v1/commands", fmt.Sprintf(`{"servers":[%q],"argv":["printf","a b"],"timeout":1.5,"shell":true,"env":{"A":"=","B":"s3cret"},"output":9,"expires":60}`, server), 201, &c)
+	if strings.Join(c.Options, " ") != "env=A== env=B=s3cret limit=9 shell=1 timeout=1.5" || c.By != localAdmin || c.Expires == nil || c.States["waiting"] != 1 {
 		t.Errorf("%+v", c)
 	}
 	for body, want := range map[string]int{
@@ -193,7 +193,8 @@ func TestCommandRequests(t *testing.T) {
 	}
 	var trail struct{ Items []store.AuditEntry }
 	d.ask("builtin", "GET /v1/audit?limit=1000", "", 200, &trail)
-	if first := trail.Items[len(trail.Items)-1]; first.Status != 201 || !strings.Contains(first.Detail, `["printf" "a b"]`) {
+	if first := trail.Items[len(trail.Items)-1]; first.Status != 201 ||
+		first.Detail != fmt.Sprintf(`command %s on %s in a shell with ["A" "B"]: ["printf" "a b"]`, c.ID, server) {
 		t.Errorf("the audit trail lacks what was run: %+v", first)
 	}
 	// Its output comes as it grows, each byte once, and to who comes later at once.

@@ -225,13 +225,15 @@ func testResponses(t *testing.T, d *DB) {
 	again = issue(t, d, NewCommand{Servers: []string{b}, Argv: []string{"yes"}})
 	next = ready(t, d, b)[0]
 	claim(t, d, next)
-	d.maxOutput = 16 << 10
+	d.maxOutput = 16<<10 - 100
 	for n := range 18 {
 		respond(t, d, b, wire.Result{Order: next.Order.ID, Stdout: []string{strings.Repeat("y", 1<<10)}, State: Running, Sequence: n})
 	}
-	respond(t, d, b, wire.Result{Order: next.Order.ID, State: Timeout, Exit: -1, Sequence: 18})
+	respond(t, d, b, wire.Result{Order: next.Order.ID, Stdout: []string{strings.Repeat("y", 1<<10)}, State: Running, Sequence: 3}) // sent again
+	// What would fit again does not follow on what was kept.
+	respond(t, d, b, wire.Result{Order: next.Order.ID, Stdout: []string{"!"}, State: Timeout, Exit: -1, Sequence: 18})
 	c = again
-	if r = run(b); r.State != Timeout || len(r.Stdout) != 16<<10 || r.Dropped != 2<<10 {
+	if r = run(b); r.State != Timeout || r.Stdout != strings.Repeat("y", 15<<10) || r.Dropped != 3<<10+1 {
 		t.Errorf("%s: %d bytes, %d dropped", r.State, len(r.Stdout), r.Dropped)
 	}
 }

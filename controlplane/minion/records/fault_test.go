@@ -150,7 +150,9 @@ func FuzzWithoutNUL(f *testing.F) {
 	})
 }
 
-func init() { suite["HostileResponses"], suite["DeepTelemetry"] = testHostileResponses, testDeepTelemetry }
+func init() {
+	suite["HostileResponses"], suite["DeepTelemetry"] = testHostileResponses, testDeepTelemetry
+}
 
 // What an agent says of its commands is kept or dropped, whatever it is: an error would
 // hold up the responses of all agents for ever.

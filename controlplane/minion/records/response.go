@@ -38,12 +38,12 @@ func (d *DB) Respond(ctx context.Context, a minion.Agent, result wire.Result) er
 		why = ""
 		var server, state string
 		var response sql.NullString
-		var kept int64
+		var kept, dropped int64
 		lock := ``
 		if d.pg != nil {
 			lock = ` FOR UPDATE`
 		}
-		err := t.QueryRowContext(ctx, d.d.rebind(`SELECT server_id, state, response_id, kept FROM servers_commands WHERE id = ?`+lock), result.Order.String()).Scan(&server, &state, &response, &kept)
+		err := t.QueryRowContext(ctx, d.d.rebind(`SELECT server_id, state, response_id, kept, dropped FROM servers_commands WHERE id = ?`+lock), result.Order.String()).Scan(&server, &state, &response, &kept, &dropped)
 		switch {
 		case errors.Is(err, sql.ErrNoRows):
 			why = "no such command"
@@ -56,7 +56,7 @@ func (d *DB) Respond(ctx context.Context, a minion.Agent, result wire.Result) er
 		case response.Valid: // it was sent again
 			return nil
 		}
-		if err := d.keepOutput(ctx, t, result, kept); err != nil {
+		if err := d.keepOutput(ctx, t, result, kept, dropped); err != nil {
 			return err
 		}
 		if result.State == Running {
@@ -79,13 +79,15 @@ func (d *DB) Respond(ctx context.Context, a minion.Agent, result wire.Result) er
 	return nil
 }
 
-// keepOutput adds a part of the output, unless it is there.
-func (d *DB) keepOutput(ctx context.Context, t *sql.Tx, r wire.Result, kept int64) error {
+// keepOutput adds a part of the output, unless it is there, or one before it was too
+// much: what is kept has no gap.
+func (d *DB) keepOutput(ctx context.Context, t *sql.Tx, r wire.Result, kept, dropped int64) error {
 	id := r.Order.String()
 	stdout, stderr := storable(strings.Join(r.Stdout, "")), storable(strings.Join(r.Stderr, ""))
 	size := int64(len(stdout) + len(stderr))
-	if kept+size > d.maxOutput {
-		_, err := t.ExecContext(ctx, d.d.rebind(`UPDATE servers_commands SET dropped = dropped + ? WHERE id = ?`), size, id)
+	if dropped > 0 || kept+size > d.maxOutput {
+		_, err := t.ExecContext(ctx, d.d.rebind(`UPDATE servers_commands SET dropped = dropped + ? WHERE id = ?
+			AND NOT EXISTS (SELECT 1 FROM command_outputs o WHERE o.servers_command_id = servers_commands.id AND o.sequence = ?)`), size, id, r.Sequence)
 		return err
 	}
 	res, err := t.ExecContext(ctx, d.d.rebind(`INSERT INTO command_outputs (servers_command_id, sequence, stdout, stderr) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`),
