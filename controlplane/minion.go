@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/teeth-metal/teeth/controlplane/api"
 	"github.com/teeth-metal/teeth/controlplane/backup"
 	"github.com/teeth-metal/teeth/controlplane/minion"
 	"github.com/teeth-metal/teeth/controlplane/minion/dispatch"
@@ -179,6 +181,27 @@ func (s *server) minionOf(chassis, host string, secure bool) *teeth.MinionServer
 	}
 	m.Addresses, m.Key = append(m.Addresses, net.JoinHostPort(host, port)), s.minion.Key(m.ID)
 	return m
+}
+
+// agentConfig is what the agent of a chassis' installed system is to be told: what the
+// ramdisk's was, over TLS.
+func (s *server) agentConfig(c store.Chassis) (api.AgentConfig, error) {
+	host := c.Endpoint
+	if u, err := url.Parse(s.AdvertiseURL); host == "" && err == nil {
+		host = u.Hostname()
+	}
+	m := s.minionOf(c.ID, host, true)
+	switch {
+	case len(m.Addresses) == 0 || m.Key == "":
+		return api.AgentConfig{}, fmt.Errorf("this server accepts no Minion agents: it runs with --minion '': %w", store.ErrConflict)
+	case host == "":
+		return api.AgentConfig{}, fmt.Errorf("chassis %s has never said how it reaches this server: give the server its advertised URL: %w", c.ID, store.ErrConflict)
+	}
+	name := c.Name
+	if name == "" {
+		name = c.Serial
+	}
+	return api.AgentConfig{StreamServers: m.Addresses, CASHA256: s.authority.Pin(), GroupID: m.Group, GroupKey: m.Key, ServerID: m.ID, ServerName: name}, nil
 }
 
 // chassisRecords is the StreamServer for those who come over their session.

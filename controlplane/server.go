@@ -301,7 +301,7 @@ func (s *server) run(outer context.Context) error {
 		Power: s.hardware.power, Pollers: s.hardware.pollers, SKUs: s.hardware.skus, Apps: s.apps, Records: s.minion.records, Settings: s.settings,
 		Token: s.operator, Version: s.Version, Log: s.Log,
 		Health: s.health, Metrics: s.metrics.Handler(), Observe: s.metrics.Requests("api"), Limits: s.Operations.limits(),
-		Backup: s.backup,
+		Backup: s.backup, AgentConfig: s.agentConfig,
 	})
 	if err := s.writeClientFile(info); err != nil {
 		return err

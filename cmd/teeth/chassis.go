@@ -25,7 +25,7 @@ func chassisCommand() *cobra.Command {
 	conn.addFlags(cmd)
 	cmd.AddCommand(chassisList(&conn), chassisShow(&conn), chassisWatch(&conn),
 		chassisDecommission(&conn), chassisProvision(&conn), chassisReboot(&conn),
-		chassisApprove(&conn), chassisReject(&conn), chassisForget(&conn))
+		chassisApprove(&conn), chassisReject(&conn), chassisForget(&conn), chassisAgentConfig(&conn))
 	return cmd
 }
 

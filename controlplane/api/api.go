@@ -59,6 +59,8 @@ type Config struct {
 	Apps     *backbone.Master
 	Records  *records.DB // logs, telemetry and commands of Minion's agents; nil: none
 	Settings *settings.Live
+	// AgentConfig is what a chassis' agent needs after hand-off; nil: there is none.
+	AgentConfig func(store.Chassis) (AgentConfig, error)
 	Token    string // of the admin who has access to the server's data directory
 	Version  string // of the server's software
 	Log      *slog.Logger
@@ -93,7 +95,7 @@ type route struct {
 // routes are all operations. A subject with more than a few has a file of its own,
 // and a list that is joined here.
 var routes = slices.Concat(
-	coreRoutes, graphRoutes, operatorRoutes, enrolmentRoutes, addressRoutes, hardwareRoutes, catalogRoutes, estateRoutes, appRoutes, recordRoutes, versionRoutes,
+	coreRoutes, graphRoutes, operatorRoutes, enrolmentRoutes, addressRoutes, hardwareRoutes, catalogRoutes, estateRoutes, appRoutes, recordRoutes, versionRoutes, agentConfigRoutes,
 )
 
 var coreRoutes = []route{

@@ -34,6 +34,8 @@ var roles = map[string]store.Role{
 	"DELETE /v1/tokens/{id}":  store.Viewer, // one's own; the handler looks
 	"GET /v1/audit":           store.Admin,
 	"POST /v1/backup":         store.Admin,
+	// Whoever has a chassis' key can speak for it.
+	"POST /v1/chassis/{id}/agent-config": store.Admin,
 	// They hold for all servers, and what chassis boot.
 	"PUT /v1/settings/{key}":    store.Admin,
 	"DELETE /v1/settings/{key}": store.Admin,

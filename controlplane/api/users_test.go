@@ -36,14 +36,15 @@ func agree(t *testing.T, schemas map[string][2]any) {
 
 func TestOperatorSchemasAgree(t *testing.T) {
 	agree(t, map[string][2]any{
-		"WhoAmI":     {WhoAmI{}, client.WhoAmI{}},
-		"User":       {store.User{}, client.User{}},
-		"Token":      {store.Token{}, client.Token{}},
-		"NewToken":   {NewToken{}, client.NewToken{}},
-		"AuditEntry": {store.AuditEntry{}, client.AuditEntry{}},
-		"Spec":       {store.Spec{}, client.Spec{}},
-		"Server":     {store.Server{}, client.Server{}},
-		"Setting":    {settings.Setting{}, client.Setting{}},
+		"WhoAmI":      {WhoAmI{}, client.WhoAmI{}},
+		"User":        {store.User{}, client.User{}},
+		"Token":       {store.Token{}, client.Token{}},
+		"NewToken":    {NewToken{}, client.NewToken{}},
+		"AuditEntry":  {store.AuditEntry{}, client.AuditEntry{}},
+		"Spec":        {store.Spec{}, client.Spec{}},
+		"Server":      {store.Server{}, client.Server{}},
+		"AgentConfig": {AgentConfig{}, client.AgentConfig{}},
+		"Setting":     {settings.Setting{}, client.Setting{}},
 	})
 }
 
