@@ -77,9 +77,9 @@ func TestKilled(t *testing.T) {
 		run(t, c)
 		const n = 3000
 		for i := range n {
+			had := p.count() // before this one, which may be there at once
 			c.Log("s", line(i))
 			if i%500 == 250 {
-				had := p.count()
 				eventually(t, "some come", func() bool { return p.count() > had })
 				p.kill()
 				p.start()
