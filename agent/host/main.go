@@ -44,10 +44,11 @@ func Main(version string, args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
-	return run(ctx, version, args, os.Stdout, os.Stderr)
+	return Run(ctx, version, args, os.Stdout, os.Stderr)
 }
 
-func run(ctx context.Context, version string, args []string, stdout, stderr io.Writer) int {
+// Run is Main with its streams, until ctx ends.
+func Run(ctx context.Context, version string, args []string, stdout, stderr io.Writer) int {
 	f := flag.NewFlagSet("teeth-agent", flag.ContinueOnError)
 	f.SetOutput(stderr)
 	f.Usage = func() { fmt.Fprint(stderr, usage) }

@@ -100,13 +100,13 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"-u", "--config", path}, 1, "", "cannot be upgraded by itself"},
 	} {
 		var stdout, stderr strings.Builder
-		code := run(t.Context(), "teeth-agent/1.0.0", tt.args, &stdout, &stderr)
+		code := Run(t.Context(), "teeth-agent/1.0.0", tt.args, &stdout, &stderr)
 		if code != tt.code || stdout.String() != tt.stdout || !strings.Contains(stderr.String(), tt.says) {
 			t.Errorf("%v: exit %d, %q, %q", tt.args, code, stdout.String(), stderr.String())
 		}
 	}
 	t.Setenv("CONFIG", path)
-	if code := run(t.Context(), "1", []string{"-t"}, t.Output(), t.Output()); code != 0 {
+	if code := Run(t.Context(), "1", []string{"-t"}, t.Output(), t.Output()); code != 0 {
 		t.Errorf("$CONFIG: exit %d", code)
 	}
 }
