@@ -133,6 +133,44 @@ func TestAppRequests(t *testing.T) {
 	}
 }
 
+// TestAppSecrets keeps configurations, which may hold passwords, from those who may only
+// look, and shows them the rest.
+func TestAppSecrets(t *testing.T) {
+	s := start(t, t.TempDir(), nil)
+	a := connect(t, s, "boot1")
+	s.chassis("ready")
+	const config = `{"db":{"password":"hunter2"}}`
+	want := map[string]backbone.App{"web": {Version: "1", URL: "http://files/web.deb?key=hunter2", Config: json.RawMessage(config)}}
+	a.saysApps(backbone.StateOK, map[string]backbone.App{"web": {Version: "1", Config: json.RawMessage(config)}}, backbone.Report{BootID: "b", Sequence: 1})
+	if _, err := s.client.ChangeApps(t.Context(), "SN1", client.AppChange{Put: want}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.client.AddUser(t.Context(), "watcher", "viewer"); err != nil {
+		t.Fatal(err)
+	}
+	token, err := s.client.AddToken(t.Context(), "watcher", "t", "viewer", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/v1/apps/SN1", "/v1/apps"} {
+		code, _, body := request(t, s, "GET", path, "", "", "Bearer "+token.Secret)
+		if code != 200 || strings.Contains(body, "hunter2") || !strings.Contains(body, `"version":"1"`) {
+			t.Errorf("%s: %d %s", path, code, body)
+		}
+	}
+	if h, err := s.client.AppHost(t.Context(), "SN1"); err != nil || !strings.Contains(string(h.DesiredApps), "hunter2") {
+		t.Errorf("%+v, %v", h, err)
+	}
+	trail, err := s.client.Audit(t.Context(), "", s.chassis("ready").ID, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(trail)
+	if err != nil || strings.Contains(string(b), "hunter2") || !strings.Contains(string(b), `put web \"1\"`) {
+		t.Errorf("audit trail %s, %v", b, err)
+	}
+}
+
 // TestBackboneConfig has what makes no sense, and what agents are given of a broker.
 func TestBackboneConfig(t *testing.T) {
 	for says, c := range map[string]BackboneConfig{

@@ -1,13 +1,16 @@
 package api
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
 
 	"github.com/teeth-metal/teeth/controlplane/backbone"
+	"github.com/teeth-metal/teeth/controlplane/store"
 	wire "github.com/teeth-metal/teeth/wire/backbone"
 )
 
@@ -37,6 +40,10 @@ func (s *server) getAppHost(w http.ResponseWriter, r *http.Request) error {
 	h, err := s.Apps.Host(r.Context(), r.PathValue("host"))
 	if err != nil {
 		return err
+	}
+	// They have configurations and URLs, with passwords in them.
+	if !callerOf(r).role.Includes(store.Operator) {
+		h.DesiredApps, h.Status = nil, nil
 	}
 	return write(w, http.StatusOK, h)
 }
@@ -106,11 +113,40 @@ func apps(raw json.RawMessage) (map[string]wire.App, error) {
 
 func (s *server) change(w http.ResponseWriter, r *http.Request, c backbone.Change, consent appConsent) error {
 	c.Replace, c.Unseen, c.By = consent.Replace, consent.Unseen, callerOf(r).user
+	if a, ok := w.(*answer); ok {
+		a.detail = changed(c)
+	}
 	h, err := s.Apps.Change(r.Context(), r.PathValue("host"), c)
 	if err != nil {
 		return err
 	}
 	return write(w, http.StatusOK, h)
+}
+
+// changed is what the audit trail has of a change: names and versions, as a configuration
+// may hold secrets.
+func changed(c backbone.Change) string {
+	named := func(apps map[string]wire.App) string {
+		var list []string
+		for _, name := range slices.Sorted(maps.Keys(apps)) {
+			list = append(list, fmt.Sprintf("%s %.64q", name, apps[name].Version))
+		}
+		return strings.Join(list, ", ")
+	}
+	var parts []string
+	if c.Set != nil {
+		parts = append(parts, "all apps: "+cmp.Or(named(c.Set), "none"))
+	}
+	if len(c.Put) > 0 {
+		parts = append(parts, "put "+named(c.Put))
+	}
+	if len(c.Remove) > 0 {
+		parts = append(parts, fmt.Sprintf("remove %.64q", c.Remove))
+	}
+	if c.Replace {
+		parts = append(parts, "in place of what is there")
+	}
+	return strings.Join(parts, "; ")
 }
 
 func (s *server) forgetApps(w http.ResponseWriter, r *http.Request) error {

@@ -106,10 +106,16 @@ func (s *server) audited(r route, w http.ResponseWriter, req *http.Request, c ca
 
 // target is the id of the chassis that a request is about, or "".
 func (s *server) target(r route, req *http.Request) string {
-	if _, path, _ := strings.Cut(r.pattern, " "); !strings.HasPrefix(path, "/v1/chassis/{id}") {
+	ref := ""
+	switch _, path, _ := strings.Cut(r.pattern, " "); {
+	case strings.HasPrefix(path, "/v1/chassis/{id}"):
+		ref = req.PathValue("id")
+	case strings.HasPrefix(path, "/v1/apps/{host}"):
+		ref = req.PathValue("host")
+	default:
 		return ""
 	}
-	c, err := s.Store.FindChassis(req.Context(), req.PathValue("id"))
+	c, err := s.Store.FindChassis(req.Context(), ref)
 	if err != nil {
 		return "" // the handler says so
 	}

@@ -38,8 +38,8 @@ type AppHost struct {
 
 	Apps []App `json:"apps"`
 
-	DesiredApps json.RawMessage `json:"desired_apps,omitempty"` // left out in lists
-	Status      json.RawMessage `json:"status,omitempty"`       // left out in lists
+	DesiredApps json.RawMessage `json:"desired_apps,omitempty"` // left out in lists, and for viewers
+	Status      json.RawMessage `json:"status,omitempty"`       // left out in lists, and for viewers
 }
 
 // App is one app of a host.
