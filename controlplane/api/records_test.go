@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strconv"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -174,7 +175,7 @@ func TestCommandRequests(t *testing.T) {
 	server := uuid.NewString()
 	var c records.Command
 	d.ask("builtin", "POST /v1/commands", fmt.Sprintf(`{"servers":[%q],"argv":["printf","a b"],"timeout":1.5,"shell":true,"env":{"A":"=","B":"s3cret"},"output":9,"expires":60}`, server), 201, &c)
-	if strings.Join(c.Options, " ") != "env=A== env=B=s3cret limit=9 shell=1 timeout=1.5" || c.By != localAdmin || c.Expires == nil || c.States["waiting"] != 1 {
+	if strings.Join(c.Options, " ") != "env=A=(hidden) env=B=(hidden) limit=9 shell=1 timeout=1.5" || c.By != localAdmin || c.Expires == nil || c.States["waiting"] != 1 {
 		t.Errorf("%+v", c)
 	}
 	for body, want := range map[string]int{
@@ -196,6 +197,9 @@ func TestCommandRequests(t *testing.T) {
 	if first := trail.Items[len(trail.Items)-1]; first.Status != 201 ||
 		first.Detail != fmt.Sprintf(`command %s on %s in a shell with ["A" "B"]: ["printf" "a b"]`, c.ID, server) {
 		t.Errorf("the audit trail lacks what was run: %+v", first)
+	}
+	if ready, err := db.Ready(t.Context(), server, 0, 1); err != nil || len(ready) != 1 || !slices.Contains(ready[0].Order.Options, "env=B=s3cret") {
+		t.Errorf("the agent is not given the variables: %+v, %v", ready, err)
 	}
 	// Its output comes as it grows, each byte once, and to who comes later at once.
 	ready, err := db.Ready(t.Context(), server, 0, 10)

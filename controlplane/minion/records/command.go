@@ -51,7 +51,7 @@ type Command struct {
 	ID       string         `json:"id"`
 	Type     string         `json:"type"` // external or internal
 	Argv     []string       `json:"argv"`
-	Options  []string       `json:"options"`
+	Options  []string       `json:"options"`      // without the values of variables
 	By       string         `json:"by,omitempty"` // who issued it; by hand, in the database, nobody is known
 	RunLimit int64          `json:"run_limit,omitempty"`
 	Created  time.Time      `json:"created"`
@@ -169,6 +169,11 @@ func (d *DB) scanCommand(row interface{ Scan(...any) error }) (Command, error) {
 	var created, expires stamp
 	err := row.Scan(&c.ID, &c.Type, texts{d.d, &c.Argv}, texts{d.d, &c.Options}, &c.By, &c.RunLimit, &created, &expires)
 	c.Created, c.Expires = created.Time, expires.pointer()
+	for i, o := range c.Options { // who may look need not know the secrets of who ran it
+		if name, _, ok := strings.Cut(strings.TrimPrefix(o, "env="), "="); ok && strings.HasPrefix(o, "env=") {
+			c.Options[i] = "env=" + name + "=(hidden)"
+		}
+	}
 	return c, err
 }
 
