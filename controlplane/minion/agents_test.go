@@ -37,6 +37,27 @@ func TestManyConnectionsOfOneServer(t *testing.T) {
 	}
 }
 
+// TestTestedConfiguration: what only authenticates, as teeth-agent -t, is sent no
+// command, neither alone nor beside the agent: nobody would carry it out.
+func TestTestedConfiguration(t *testing.T) {
+	r := start(t, Config{Records: &keep{}})
+	order := wire.Order{ID: wire.ID{7}, Kind: wire.Internal, Argv: []string{"status"}}.Frame()
+	test := login(t, r, ChassisGroup, chassis1, ChassisKey(secret, chassis1))
+	if err := r.Send(t.Context(), chassis1, order); !errors.Is(err, ErrAway) {
+		t.Error(err)
+	}
+	test.nc.Close()
+	agent := acknowledged(t, r, ChassisGroup, chassis1, ChassisKey(secret, chassis1))
+	until(t, "the agent", func() bool { _, ok := r.Connected(chassis1); return ok })
+	login(t, r, ChassisGroup, chassis1, ChassisKey(secret, chassis1))
+	if err := r.Send(t.Context(), chassis1, order); err != nil {
+		t.Fatal(err)
+	}
+	if o, err := wire.OrderOf(agent.next()); err != nil || o.ID != (wire.ID{7}) {
+		t.Errorf("%v, %v", o, err)
+	}
+}
+
 func TestTLS(t *testing.T) {
 	authority, err := pki.Open(t.TempDir(), nil)
 	if err != nil {

@@ -30,6 +30,7 @@ type conn struct {
 	since   time.Time
 	exact   atomic.Bool // the agent acknowledges
 	tell    sync.Once   // of its being connected
+	settled atomic.Bool // it is there to stay, and takes commands
 	writing sync.Mutex
 
 	in      *intake
@@ -354,6 +355,7 @@ func (c *conn) announce() {
 		if c.reason() != nil {
 			return
 		}
+		c.settled.Store(true)
 		for _, f := range c.s.hooks().connect {
 			f(c.agent())
 		}

@@ -272,11 +272,13 @@ func (s *Server) Agents() []Agent {
 	return agents
 }
 
+// newest returns the connection that commands go to. One that has only just come may be
+// a test of a configuration, which is gone before it could answer.
 func (s *Server) newest(server string) *conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range slices.Backward(s.agents[server]) {
-		if c.reason() == nil { // one that has ended may still hand on what it was given
+		if c.settled.Load() && c.reason() == nil { // one that has ended may still hand on what it was given
 			return c
 		}
 	}

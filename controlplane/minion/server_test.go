@@ -169,7 +169,7 @@ func TestWrongKey(t *testing.T) {
 	if answer := p.ask(wire.Frame{Verb: wire.Command, ID: p.ids.Next(), Data: wire.Texts("g1", server1, wire.Authenticate, "k1")}); answer != wire.Accepted {
 		t.Error(answer)
 	}
-	login(t, r, ChassisGroup, strings.ToUpper(chassis1), ChassisKey(secret, chassis1))
+	login(t, r, ChassisGroup, strings.ToUpper(chassis1), ChassisKey(secret, chassis1)).alive()
 	if a, ok := r.Connected(chassis1); !ok || a.Group != ChassisGroup {
 		t.Error("not connected under its id")
 	}
