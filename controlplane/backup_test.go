@@ -11,14 +11,20 @@ import (
 
 	"github.com/teeth-metal/teeth/controlplane/backup"
 	"github.com/teeth-metal/teeth/controlplane/client"
+	wire "github.com/teeth-metal/teeth/wire/backbone"
 )
 
 // A control plane that is backed up while it writes, and restored elsewhere, is the
 // same one: to its chassis, which trust its CA and show it the token that they know,
 // and to its operators.
 func TestBackupWhileWorkingAndRestore(t *testing.T) {
-	s := start(t, t.TempDir(), nil)
+	s := start(t, t.TempDir(), withMinion)
 	a := connect(t, s, "boot1")
+	key := a.welcome.Minion.Key
+	apps := map[string]wire.App{"web": {Version: "1.8", URL: "http://files/web.deb", Config: json.RawMessage("{}")}}
+	if _, err := s.client.ChangeApps(t.Context(), "SN1", client.AppChange{Put: apps, Unseen: true}); err != nil {
+		t.Fatal(err)
+	}
 	before := s.chassis("ready")
 	content := bytes.Repeat([]byte("operating system "), 10000)
 	img, err := s.client.UploadImage(t.Context(), client.NewImage{Name: "debian-12", Format: "raw"}, bytes.NewReader(content), int64(len(content)))
@@ -55,7 +61,10 @@ func TestBackupWhileWorkingAndRestore(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%d files", len(m.Files))
-	r := start(t, dir, nil)
+	if m.Records == "" {
+		t.Error("it does not say where logs and commands are")
+	}
+	r := start(t, dir, withMinion)
 	if r.info.CASHA256 != s.info.CASHA256 || r.token != s.token {
 		t.Errorf("its CA or token is another: %s %s", r.info.CASHA256, s.info.CASHA256)
 	}
@@ -65,7 +74,12 @@ func TestBackupWhileWorkingAndRestore(t *testing.T) {
 	if images, err := r.client.ListImages(t.Context()); err != nil || len(images) != 1 || images[0].SHA256 != img.SHA256 {
 		t.Errorf("%+v, %v", images, err)
 	}
-	connect(t, r, "boot1") // pins the CA, shows the token
+	if again := connect(t, r, "boot1").welcome.Minion; again == nil || again.Key != key { // pins the CA, shows the token
+		t.Error("the chassis' key for its records is another: those it has would be refused")
+	}
+	if h, err := r.client.AppHost(t.Context(), "SN1"); err != nil || !h.Desired || len(h.Apps) != 1 {
+		t.Errorf("the apps that the chassis is to have: %+v, %v", h, err)
+	}
 	if after := r.chassis("ready"); after.ID != before.ID {
 		t.Errorf("the chassis is another one: %s, was %s", after.ID, before.ID)
 	}
