@@ -261,12 +261,24 @@ func (h *Host) sweep(name, dir string) error {
 	return errors.Join(errs...)
 }
 
-// save writes the record. h.mu is held, or the app not yet in h.apps.
+// save writes the record. h.mu is held, or the app not yet in h.apps. Where an app has
+// taken all room, packages that are only kept give way.
 func (h *Host) save(rec record) error {
 	b, err := json.Marshal(rec)
 	if err != nil {
 		return err
 	}
+	err = h.write(rec, b)
+	if errors.Is(err, unix.ENOSPC) {
+		if terr := h.cache.Trim(); terr != nil {
+			return errors.Join(err, terr)
+		}
+		err = h.write(rec, b)
+	}
+	return err
+}
+
+func (h *Host) write(rec record, b []byte) error {
 	path := filepath.Join(rec.Name, recordFile)
 	f, err := h.root.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -278,6 +279,52 @@ func TestMemoryRoot(t *testing.T) {
 	}
 	if err := h.Remove(t.Context(), "web"); err != nil {
 		t.Error(err)
+	}
+}
+
+// fill leaves no room where apps are, as one that writes without end does.
+func fill(t *testing.T, h *Host) {
+	t.Helper()
+	f, err := os.Create(filepath.Join(h.opt.Root, "web", "root.1", "fill"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, 64<<10)
+	for len(b) > 0 {
+		if _, err := f.Write(b); err != nil {
+			b = b[:len(b)/2]
+		}
+	}
+}
+
+// An app that has filled all room can be stopped, and packages that are only kept give
+// way to what must be noted.
+func TestFull(t *testing.T) {
+	for _, kept := range []bool{true, false} {
+		t.Run(fmt.Sprint(kept), func(t *testing.T) {
+			h, _ := host(t, func(o *Options) {
+				o.Memory = 32 << 20
+				if !kept {
+					o.MaxCache = 0
+				}
+			})
+			install(t, h, serve(t).put("web", "1", web(webManifest).tar(t)))
+			fill(t, h)
+			err := h.Set(t.Context(), "web", false, nil)
+			if (err == nil) != kept {
+				t.Error(err)
+			}
+			if st := one(t, h); st.Running {
+				t.Errorf("it runs on: %+v", st)
+			}
+			if rec, err := h.readRecord("web"); err != nil || rec.Services["web"] == kept {
+				t.Errorf("%+v, %v", rec, err)
+			}
+			if err := h.Remove(t.Context(), "web"); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -242,10 +242,12 @@ func (h *Host) set(ctx context.Context, a *installed, running bool, services map
 			off = append(off, name)
 		}
 	}
-	if err := h.want(a, want); err != nil {
-		return err
-	}
+	lost := h.want(a, want)
+	// What is to end ends, even if that cannot be kept: it may be what takes the room.
 	err := h.each(off, func(name string) error { return a.services[name].Stop(ctx) })
+	if lost != nil {
+		return errors.Join(lost, err)
+	}
 	for _, name := range on {
 		a.services[name].Start()
 	}

@@ -293,6 +293,9 @@ func (c *Cache) size() (n int64) {
 	return n
 }
 
+// Trim removes all packages that are not in use.
+func (c *Cache) Trim() error { return c.evict(0) }
+
 // evict removes what was not used for longest until the rest has at most max bytes.
 // What is in use stays.
 func (c *Cache) evict(max int64) error {
