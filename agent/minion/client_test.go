@@ -251,6 +251,34 @@ func TestCommands(t *testing.T) {
 }
 
 // TestShortReads: either side may get a byte or two at a time.
+// TestTooManyCommands has more commands at work than there may be. The connection goes
+// on: what waits for room in the spool gets it only by acknowledgements.
+func TestTooManyCommands(t *testing.T) {
+	p := newPeer(t, false)
+	release := make(chan struct{})
+	c := client(t, Options{Orders: func(_ context.Context, _ wire.Order, _ Peer, answer func(wire.Result)) {
+		<-release
+		answer(wire.Result{State: wire.StateDone})
+	}})
+	aim(t, c, target(p.address))
+	run(t, c)
+	const more = 3
+	ids := wire.NewGenerator(wire.RandomNode())
+	for range cap(c.slots) + more {
+		p.command(wire.Order{ID: ids.Next(), Kind: wire.Internal, Argv: []string{"wait"}})
+	}
+	c.Log("s", line(0))
+	flush(t, c)
+	eventually(t, "what is too much is refused", func() bool { return len(p.responses()) == more })
+	for _, r := range p.responses() {
+		if r.State != wire.StateRefused {
+			t.Errorf("%+v", r)
+		}
+	}
+	close(release)
+	eventually(t, "the others are carried out", func() bool { return len(p.responses()) == cap(c.slots)+more })
+}
+
 func TestShortReads(t *testing.T) {
 	p := newPeer(t, true, func(p *peer) { p.maxRead = 2 })
 	c := client(t, Options{})

@@ -138,7 +138,7 @@ func (cn *conn) run(ctx context.Context, out *outgoing) {
 	unblock := context.AfterFunc(ctx, func() { cn.nc.SetDeadline(time.Unix(1, 0)) })
 	cn.c.opt.Log.Info("a StreamServer takes records", "address", cn.address, "tls", cn.t.TLS != nil)
 	var wg sync.WaitGroup
-	wg.Go(func() { cancel(cn.survive(func() error { return cn.read(ctx, out.commands) })) })
+	wg.Go(func() { cancel(cn.survive(func() error { return cn.read(out.commands) })) })
 	cancel(cn.survive(func() error { return cn.write(ctx, out) }))
 	wg.Wait()
 	unblock()
@@ -166,7 +166,7 @@ func (cn *conn) signal() {
 }
 
 // read takes what the server sends. Commands are carried out in orders.
-func (cn *conn) read(ctx, orders context.Context) error {
+func (cn *conn) read(orders context.Context) error {
 	for {
 		payload, err := cn.r.Next()
 		if err == io.EOF {
@@ -183,7 +183,7 @@ func (cn *conn) read(ctx, orders context.Context) error {
 		case wire.Response:
 			cn.response(f)
 		case wire.Command:
-			if err := cn.order(ctx, orders, f); err != nil {
+			if err := cn.order(orders, f); err != nil {
 				return err
 			}
 		} // an original ignores what it does not know, and so do we

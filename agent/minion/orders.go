@@ -9,7 +9,7 @@ import (
 )
 
 // order has a command carried out.
-func (cn *conn) order(ctx, orders context.Context, f wire.Frame) error {
+func (cn *conn) order(orders context.Context, f wire.Frame) error {
 	o, err := wire.OrderOf(f)
 	if err != nil {
 		return err
@@ -24,8 +24,13 @@ func (cn *conn) order(ctx, orders context.Context, f wire.Frame) error {
 	}
 	select {
 	case cn.c.slots <- struct{}{}:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	default:
+		// To wait would be for ever: commands at work may wait for room in the spool, which
+		// acknowledgements make, and those come on this connection.
+		cn.c.opt.Log.Warn("command refused: too many are at work", "command", o.ID, "server", cn.address)
+		cn.c.put(cn.c.answer(o.ID, wire.Result{Exit: 126, State: wire.StateRefused,
+			Stderr: []string{fmt.Sprintf("busy: %d commands are at work already\n", cap(cn.c.slots))}}))
+		return nil
 	}
 	go func() {
 		defer func() {
@@ -42,10 +47,7 @@ func (cn *conn) order(ctx, orders context.Context, f wire.Frame) error {
 
 // respond queues the answer to a command.
 func (c *Client) respond(ctx context.Context, order wire.ID, r wire.Result) {
-	r.ID, r.Order, r.Group, r.Server = c.ids.Next(), order, "", ""
-	r.Stdout, r.Stderr = cleanAll(r.Stdout), cleanAll(r.Stderr)
-	f := r.Frame()
-	f.Data = f.Data[2:]
+	f := c.answer(order, r)
 	if size := f.Size() + 2*wire.TextSize(maxName); size > wire.MaxAccepted {
 		c.opt.Log.Error("an answer to a command is too long to be sent", "command", order, "bytes", size)
 		c.respond(ctx, order, wire.Result{Exit: r.Exit, State: r.State, Sequence: r.Sequence,
@@ -55,4 +57,13 @@ func (c *Client) respond(ctx context.Context, order wire.ID, r wire.Result) {
 	if err := c.putWait(ctx, f); err != nil {
 		c.opt.Log.Error("an answer to a command is lost", "command", order, "err", err)
 	}
+}
+
+// answer is the frame of an answer, as the spool keeps it.
+func (c *Client) answer(order wire.ID, r wire.Result) wire.Frame {
+	r.ID, r.Order, r.Group, r.Server = c.ids.Next(), order, "", ""
+	r.Stdout, r.Stderr = cleanAll(r.Stdout), cleanAll(r.Stderr)
+	f := r.Frame()
+	f.Data = f.Data[2:]
+	return f
 }
