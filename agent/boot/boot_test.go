@@ -163,6 +163,26 @@ func TestKernelPanicReboots(t *testing.T) {
 	}
 }
 
+func TestRestrictKernelLog(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "dmesg_restrict")
+	if err := restrictKernelLog(path + "/not-there"); err != nil {
+		t.Error("a kernel without it:", err)
+	}
+	if err := os.WriteFile(path, []byte("0\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := restrictKernelLog(path); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := os.ReadFile(path); string(got) != "1\n" {
+		t.Errorf("%q", got)
+	}
+	if err := restrictKernelLog(dir); err == nil {
+		t.Error("no error")
+	}
+}
+
 func TestServersFromCommandLine(t *testing.T) {
 	m := newMachine()
 	m.Options.Servers = []string{"a:1"}

@@ -63,10 +63,11 @@ func (m *Machine) console(context.Context) error {
 	// Where the Go runtime itself gives up nothing of ours runs: the kernel
 	// has to reboot a machine whose PID 1 is gone.
 	perr := kernelPanicReboots("/proc/sys/kernel/panic")
+	rerr := restrictKernelLog("/proc/sys/kernel/dmesg_restrict")
 	for _, p := range m.Phases { // those before there was a log
 		m.Log.Info("phase done", "phase", p.Name, "took", p.Duration.Round(time.Millisecond))
 	}
-	return errors.Join(kerr, terr, qerr, perr)
+	return errors.Join(kerr, terr, qerr, perr, rerr)
 }
 
 // asksForKernelLog reports whether the operator chose what the kernel prints.
@@ -87,6 +88,23 @@ func kernelPanicReboots(path string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("reboot after a kernel panic: %w", err)
+	}
+	return nil
+}
+
+// restrictKernelLog leaves the kernel's log to programs with CAP_SYSLOG: it begins with the
+// command line, whose secrets are none of the apps' business.
+func restrictKernelLog(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		_, err = f.WriteString("1\n")
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("keep the kernel's log from apps: %w", err)
 	}
 	return nil
 }
