@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/url"
 	"regexp"
@@ -138,23 +139,43 @@ func (d *DB) AgentVersions(ctx context.Context) ([]AgentVersion, error) {
 // NewestAgentVersion returns the newest version of a kind for an architecture, signed
 // ones only if so wanted. There is none: ErrNotFound.
 func (d *DB) NewestAgentVersion(ctx context.Context, kind, arch string, signed bool) (AgentVersion, error) {
-	all, err := d.AgentVersions(ctx)
+	// Anybody on the boot network may ask: no more is read than it takes.
+	rows, err := d.r.QueryContext(ctx, d.d.rebind(`SELECT id, version FROM agent_versions WHERE kind = ? AND (? = '' OR arch = '' OR arch = ?) AND (? = 0 OR signature <> '') ORDER BY id LIMIT 10000`),
+		kind, arch, arch, flag(signed))
 	if err != nil {
-		return AgentVersion{}, err
+		return AgentVersion{}, fmt.Errorf("newest agent version: %w", d.unavailable(err))
 	}
+	defer rows.Close()
 	var best AgentVersion
-	for _, v := range all {
-		if v.Kind != kind || arch != "" && v.Arch != "" && v.Arch != arch || signed && v.Signature == "" {
-			continue
+	for rows.Next() {
+		var v AgentVersion
+		if err := rows.Scan(&v.ID, &v.Version); err != nil {
+			return AgentVersion{}, fmt.Errorf("newest agent version: %w", err)
 		}
 		if best.ID == 0 || !newer(best.Version, v.Version) {
 			best = v
 		}
 	}
-	if best.ID == 0 {
-		return best, fmt.Errorf("version of %.40q for %.40q: %w", kind, anyArch(arch), ErrNotFound)
+	if err := rows.Err(); err != nil {
+		return AgentVersion{}, fmt.Errorf("newest agent version: %w", d.unavailable(err))
+	}
+	v := &best
+	err = d.r.QueryRowContext(ctx, d.d.rebind(`SELECT id, version, md5, url, kind, arch, sha256, signature, size FROM agent_versions WHERE id = ?`), best.ID).
+		Scan(&v.ID, &v.Version, &v.MD5, &v.URL, &v.Kind, &v.Arch, &v.SHA256, &v.Signature, &v.Size)
+	if errors.Is(err, sql.ErrNoRows) {
+		return AgentVersion{}, fmt.Errorf("version of %.40q for %.40q: %w", kind, anyArch(arch), ErrNotFound)
+	}
+	if err != nil {
+		return AgentVersion{}, fmt.Errorf("newest agent version: %w", d.unavailable(err))
 	}
 	return best, nil
+}
+
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // RemoveAgentVersion removes a version. What has upgraded to it stays as it is.

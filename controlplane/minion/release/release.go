@@ -14,6 +14,9 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"regexp"
+
+	"golang.org/x/sync/semaphore"
 
 	"github.com/teeth-metal/teeth/controlplane/minion/records"
 )
@@ -36,16 +39,33 @@ type answer struct {
 	Size      int64  `json:"size,omitempty"`
 }
 
+// Anybody on the boot network may ask. What reads logs and sends commands has the rest
+// of the database's connections.
+const atOnce = 2
+
+// arch is what an architecture may be called.
+var arch = regexp.MustCompile(`^[a-z0-9]{0,16}$`)
+
 // Handler answers at Path.
 func Handler(db Versions, log *slog.Logger) http.Handler {
+	asking := semaphore.NewWeighted(atOnce)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
-		kind, arch := q.Get("kind"), q.Get("arch")
-		ours := kind != "" || arch != ""
+		kind, of := q.Get("kind"), q.Get("arch")
+		ours := kind != "" || of != ""
 		if kind == "" {
 			kind = records.KindAgent
 		}
-		v, err := db.NewestAgentVersion(r.Context(), kind, arch, ours)
+		v, err := records.AgentVersion{}, records.ErrNotFound
+		if arch.MatchString(of) && (kind == records.KindAgent || kind == records.KindImage) {
+			if asking.Acquire(r.Context(), 1) != nil {
+				return // nobody waits for an answer any more
+			}
+			func() {
+				defer asking.Release(1)
+				v, err = db.NewestAgentVersion(r.Context(), kind, of, ours)
+			}()
+		}
 		switch {
 		case errors.Is(err, records.ErrNotFound):
 			http.Error(w, "there is no such version: add one with `teeth agent-version add`", http.StatusNotFound)

@@ -7,7 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http/httptest"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/teeth-metal/teeth/controlplane/minion/records"
 )
@@ -30,6 +33,8 @@ func TestVersionURL(t *testing.T) {
 		{"?kind=image&arch=amd64", nil, 200, answer{"1.2.3", "true", "/boot/image-amd64", "d", "s", 7}},
 		{"?kind=image", fmt.Errorf("x: %w", records.ErrNotFound), 404, answer{}},
 		{"", errors.New("broken"), 503, answer{}},
+		{"?kind=other", errors.New("asked for what cannot be"), 404, answer{}},
+		{"?arch=a/b", errors.New("asked for what cannot be"), 404, answer{}},
 	} {
 		w := httptest.NewRecorder()
 		Handler(versions{tt.err}, slog.New(slog.DiscardHandler)).ServeHTTP(w, httptest.NewRequest("GET", "http://h:1"+Path+tt.query, nil))
@@ -42,5 +47,41 @@ func TestVersionURL(t *testing.T) {
 		if w.Code != tt.code || got != tt.want {
 			t.Errorf("%s: %d, %+v", tt.query, w.Code, got)
 		}
+	}
+}
+
+// slow is a database that is, and counts who asks it.
+type slow struct {
+	now, most *atomic.Int64
+	end       chan struct{}
+}
+
+func (s slow) NewestAgentVersion(context.Context, string, string, bool) (records.AgentVersion, error) {
+	for n := s.now.Add(1); n > s.most.Load(); {
+		s.most.Store(n)
+	}
+	<-s.end
+	s.now.Add(-1)
+	return records.AgentVersion{}, records.ErrNotFound
+}
+
+// Anybody on the boot network can ask, and does not take the database from others.
+func TestFewAskAtOnce(t *testing.T) {
+	db := slow{new(atomic.Int64), new(atomic.Int64), make(chan struct{})}
+	h := Handler(db, slog.New(slog.DiscardHandler))
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() { h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "http://h:1"+Path, nil)) })
+	}
+	for db.now.Load() < atOnce {
+		time.Sleep(time.Millisecond)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(gone, "GET", "http://h:1"+Path, nil)) // waits for nothing
+	close(db.end)
+	all.Wait()
+	if n := db.most.Load(); n != atOnce {
+		t.Errorf("%d at once", n)
 	}
 }
