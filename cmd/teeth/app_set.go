@@ -61,7 +61,7 @@ Of an app that is desired already, what is not given stays as it is.`,
 			if err := a.apply(&spec, given); err != nil {
 				return err
 			}
-			in.Put = map[string]backbone.App{names[1]: spec}
+			in.Put, in.Revision = map[string]backbone.App{names[1]: spec}, h.Revision // it is made from that
 			if err := backbone.CheckApps(in.Put); err != nil {
 				return usageError{err}
 			}

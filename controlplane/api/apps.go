@@ -50,8 +50,9 @@ func (s *server) getAppHost(w http.ResponseWriter, r *http.Request) error {
 
 // appConsent are what an operator has to say to do without a check.
 type appConsent struct {
-	Replace bool `json:"replace"`
-	Unseen  bool `json:"unseen"`
+	Replace  bool  `json:"replace"`
+	Unseen   bool  `json:"unseen"`
+	Revision int64 `json:"revision"`
 }
 
 func (s *server) setApps(w http.ResponseWriter, r *http.Request) error {
@@ -112,7 +113,7 @@ func apps(raw json.RawMessage) (map[string]wire.App, error) {
 }
 
 func (s *server) change(w http.ResponseWriter, r *http.Request, c backbone.Change, consent appConsent) error {
-	c.Replace, c.Unseen, c.By = consent.Replace, consent.Unseen, callerOf(r).user
+	c.Replace, c.Unseen, c.Revision, c.By = consent.Replace, consent.Unseen, consent.Revision, callerOf(r).user
 	if a, ok := w.(*answer); ok {
 		a.detail = changed(c)
 	}

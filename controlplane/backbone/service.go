@@ -26,7 +26,9 @@ type Change struct {
 	Replace bool
 	// Unseen allows a host that is no chassis and has never said anything.
 	Unseen bool
-	By     string // the user
+	// Revision, unless it is 0, is what must be desired still: the change was made from it.
+	Revision int64
+	By       string // the user
 }
 
 // maxDesired bounds a set of apps, in bytes, so that it fits into a message with what
@@ -105,6 +107,9 @@ func (m *Master) Change(ctx context.Context, ref string, c Change) (Host, error)
 
 // apply sets what is desired of h.
 func (c Change) apply(h *store.AppHost) error {
+	if c.Revision != 0 && c.Revision != h.Revision {
+		return fmt.Errorf("what is desired of host %s was changed meanwhile by %.64q: look at it, and try again: %w", h.ID, h.ChangedBy, store.ErrConflict)
+	}
 	p := parse(*h)
 	apps := maps.Clone(p.desired)
 	if c.Set != nil {

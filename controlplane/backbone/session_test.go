@@ -205,6 +205,30 @@ func TestChange(t *testing.T) {
 	}
 }
 
+// TestChangedMeanwhile has two operators who change one app at the same time: the second
+// is told, rather than undoing what the first did.
+func TestChangedMeanwhile(t *testing.T) {
+	s := newStore(t)
+	c := newChassis(t, s, "52:54:00:00:00:06")
+	m := startMaster(t, Config{Store: s})
+	put := func(version string, revision int64) (Host, error) {
+		return m.Change(t.Context(), c.id, Change{Put: apps(t, `{"web":{"version":"`+version+`","url":"http://h/w.deb","config":{}}}`), Revision: revision, By: "ada"})
+	}
+	h, err := put("1", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := put("2", h.Revision); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := put("3", h.Revision); !errors.Is(err, store.ErrConflict) || !strings.Contains(err.Error(), "ada") {
+		t.Error(err)
+	}
+	if h, err := m.Host(t.Context(), c.id); err != nil || h.Apps[0].DesiredVersion != "2" {
+		t.Errorf("%+v, %v", h, err)
+	}
+}
+
 // TestBecomesChassis has a host that turns out to be a chassis: what is desired of it goes
 // with it.
 func TestBecomesChassis(t *testing.T) {

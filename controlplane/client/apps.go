@@ -65,6 +65,9 @@ type AppChange struct {
 	Remove  []string                `json:"remove,omitempty"`
 	Replace bool                    `json:"replace,omitempty"` // may remove apps that nobody asked for
 	Unseen  bool                    `json:"unseen,omitempty"`  // the host may never have said anything
+	// Revision, unless it is 0, is what is refused to be changed when it is no longer
+	// the one that is desired.
+	Revision int64 `json:"revision,omitempty"`
 }
 
 func appPath(host, more string) string { return "/v1/apps/" + url.PathEscape(host) + more }
@@ -89,13 +92,14 @@ func (c *Client) ChangeApps(ctx context.Context, host string, in AppChange) (App
 	return h, err
 }
 
-// SetApps sets all apps that a host is to have. Of in only Replace and Unseen count.
+// SetApps sets all apps that a host is to have. Of in only Replace, Unseen and
+// Revision count.
 func (c *Client) SetApps(ctx context.Context, host string, apps map[string]backbone.App, in AppChange) (AppHost, error) {
 	if apps == nil {
 		apps = map[string]backbone.App{}
 	}
 	var h AppHost
-	err := c.call(ctx, http.MethodPut, appPath(host, ""), nil, map[string]any{"apps": apps, "replace": in.Replace, "unseen": in.Unseen}, &h)
+	err := c.call(ctx, http.MethodPut, appPath(host, ""), nil, map[string]any{"apps": apps, "replace": in.Replace, "unseen": in.Unseen, "revision": in.Revision}, &h)
 	return h, err
 }
 
