@@ -284,8 +284,12 @@ func checkURL(raw string) error {
 		return fmt.Errorf("url: %w", err)
 	}
 	u, err := url.Parse(full)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return fmt.Errorf("url %q: want http://HOST/FILE or https://", printable(raw))
+	if err != nil {
+		return errors.New("url: not shown, as it may hold a secret: want http://HOST/FILE or https://")
+	}
+	if u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		u.User, u.RawQuery, u.Fragment = nil, "", "" // they may be secrets
+		return fmt.Errorf("url %q: want http://HOST/FILE or https://", printable(u.String()))
 	}
 	return nil
 }

@@ -12,6 +12,8 @@ type Variables struct {
 	Port     string // %(download_port)s: 9080
 }
 
+const maxTemplate = 40 // bytes of its name
+
 // ExpandURL replaces the templates in a URL. "%%" is one percent sign; any other
 // percent sign is taken as it is, as in "%20".
 func ExpandURL(raw string, v Variables) (string, error) {
@@ -29,7 +31,9 @@ func ExpandURL(raw string, v Variables) (string, error) {
 			name, rest, ok := strings.Cut(after[1:], ")s")
 			value := map[string]string{"host_relative_amqp_fqdn": v.Host, "download_protocol": v.Protocol, "download_port": v.Port}[name]
 			if !ok || value == "" {
-				return "", invalidf("template %%(%s is not known: %%(host_relative_amqp_fqdn)s, %%(download_protocol)s and %%(download_port)s are", printable(after[1:]))
+				name, _, _ = strings.Cut(name, ")")
+				name = name[:min(len(name), maxTemplate)] // what follows may be a secret
+				return "", invalidf("template %%(%s is not known: %%(host_relative_amqp_fqdn)s, %%(download_protocol)s and %%(download_port)s are", printable(name))
 			}
 			b.WriteString(value)
 			raw = rest
