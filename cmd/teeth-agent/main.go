@@ -8,7 +8,6 @@ import (
 
 	"github.com/teeth-metal/teeth/agent"
 	"github.com/teeth-metal/teeth/agent/boot"
-	"github.com/teeth-metal/teeth/agent/host"
 	"github.com/teeth-metal/teeth/app/sandbox"
 )
 
@@ -18,7 +17,7 @@ var version = "devel"
 func main() {
 	sandbox.Init() // this process may be the first of an app's
 	if os.Getpid() != 1 {
-		os.Exit(host.Main("teeth-agent/"+version, os.Args[1:]))
+		os.Exit(ordinary(os.Args[1:]))
 	}
 	defer boot.Recover("main")
 	m, err := boot.Start(context.Background())
