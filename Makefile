@@ -54,7 +54,7 @@ demo: teeth
 test: export TEETH_TEST_COMPLETE = 1
 test: image
 	CGO_ENABLED=1 $(GO) test -race -p 3 -timeout 25m $$($(GO) list ./... | grep -v /lab/e2e)
-	$(GO) test -count=1 -timeout 35m -v ./lab/e2e
+	$(GO) test -count=1 -timeout 35m -parallel 2 -v ./lab/e2e
 
 bench: setup
 	$(GO) test -run '^$$' -bench . -benchtime 1s ./...

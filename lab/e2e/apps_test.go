@@ -37,6 +37,7 @@ type worker struct {
 // TestAppsAndLogs gives one chassis apps while its disk is erased, commands, and an
 // operating system, and has its logs throughout.
 func TestAppsAndLogs(t *testing.T) {
+	t.Parallel()
 	w := &worker{network: network(t), files: http.NewServeMux()}
 	w.ControlPlane = controlWith(t, estate.Options{Network: w.network, Flags: append([]string{"--auto-approve", "all"}, ownServers...)})
 	w.serveFiles(t)

@@ -13,6 +13,7 @@ import (
 // TestCD boots the CD image, which names the control plane and its pin, by BIOS
 // and by UEFI, as a chassis whose network nobody may serve DHCP in.
 func TestCD(t *testing.T) {
+	t.Parallel()
 	c := control(t)
 	pin, token := credentials(t, c.Dir)
 	out := t.TempDir()

@@ -1,6 +1,6 @@
 // Package e2e runs whole machines: a control plane as a process of its own and
-// chassis in QEMU, one at a time, since two emulated machines starve each other
-// on a small host. It needs what `make setup` installs, and root to build the OS
+// chassis in QEMU, two at a time (-parallel 2), since more emulated machines starve
+// each other on a small host. It needs what `make setup` installs, and root to build the OS
 // image.
 package e2e
 

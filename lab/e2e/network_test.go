@@ -84,6 +84,7 @@ func serialLog(t *testing.T, c *lab.Chassis) string {
 // firmware, which goes on to the EFI system partition that the image brought. TestLife
 // has kexec.
 func TestNetworkBootUEFI(t *testing.T) {
+	t.Parallel()
 	n := network(t)
 	c := controlWith(t, estate.Options{Network: n, Flags: ownServers})
 	spec := lab.Spec{
@@ -129,6 +130,7 @@ func TestNetworkBootUEFI(t *testing.T) {
 // so as an old or a broken one would have to be, fetches undionly.kpxe from our
 // TFTP server; that asks our DHCP server again and gets the boot script.
 func TestNetworkBootBIOS(t *testing.T) {
+	t.Parallel()
 	n := network(t)
 	c := controlWith(t, estate.Options{Network: n, Flags: append([]string{"--auto-approve", "subnet=192.0.2.0/24"}, ownServers...)})
 	script := filepath.Join(t.TempDir(), "chain.ipxe")
@@ -151,6 +153,7 @@ func TestNetworkBootBIOS(t *testing.T) {
 // unified kernel image: there is no iPXE and no boot script, and the agent learns
 // from DHCP who its control plane is.
 func TestNetworkBootUEFIHTTP(t *testing.T) {
+	t.Parallel()
 	n := network(t)
 	c := controlWith(t, estate.Options{Network: n, Flags: append([]string{"--auto-approve", "serial=LAB-*", "--ipxe-dir", t.TempDir()}, ownServers...)})
 	chassis := power(t, lab.Spec{
@@ -166,6 +169,7 @@ func TestNetworkBootUEFIHTTP(t *testing.T) {
 // only say what to boot: to UEFI firmware, to iPXE, and with the same two
 // servers to chassis behind a relay.
 func TestProxyDHCP(t *testing.T) {
+	t.Parallel()
 	n := network(t)
 	c := controlWith(t, estate.Options{Network: n, Flags: []string{
 		"--auto-approve", "all", "--dhcp-proxy", netns.Bridge, "--tftp", "192.0.2.1:69",
@@ -201,6 +205,7 @@ func TestProxyDHCP(t *testing.T) {
 // TestRelay boots a chassis in a network that reaches the control plane through
 // a router with a DHCP relay.
 func TestRelay(t *testing.T) {
+	t.Parallel()
 	n := network(t)
 	behind := netip.MustParsePrefix("198.51.100.1/24")
 	r, err := n.Behind(t.Context(), behind, netip.MustParseAddr("192.0.2.254"))

@@ -42,6 +42,7 @@ type estateOfOne struct {
 // disks, through what goes wrong on the way: each step needs the one before. It
 // boots by our DHCP, TFTP and HTTP, or without root by QEMU's user network.
 func TestLife(t *testing.T) {
+	t.Parallel()
 	e := &estateOfOne{spec: lab.Spec{
 		Name: "life", Dir: t.TempDir(), Disks: []lab.Disk{{Bus: "nvme", Size: 3 * gib}, {Bus: "virtio", Size: 2 * gib}},
 	}}
@@ -242,7 +243,7 @@ func wrongDigest(t *testing.T, e *estateOfOne) {
 		t.Fatalf("%d image files in %s, want 1", spoiled, files)
 	}
 	run := e.provision(t, "broken")
-	_, err = e.Follow(within(t, 3*time.Minute), run.ID, nil)
+	_, err = e.Follow(within(t, 5*time.Minute), run.ID, nil)
 	if err == nil || !strings.Contains(err.Error(), "digest") {
 		t.Fatalf("got %v, want an error about the digest", err)
 	}
@@ -344,7 +345,7 @@ func bootsItsDisk(t *testing.T, e *estateOfOne) {
 		t.Fatal(err)
 	}
 	e.on(t)
-	if _, err := e.chassis.ExpectSerial(within(t, 4*time.Minute), st.Size(), "e2e-host login:"); err != nil {
+	if _, err := e.chassis.ExpectSerial(within(t, 6*time.Minute), st.Size(), "e2e-host login:"); err != nil {
 		t.Fatal(err)
 	}
 	if ch, err := e.Chassis(t.Context(), "LAB-LIFE"); err != nil || ch.Connected || ch.State != "in_service" {

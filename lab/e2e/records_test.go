@@ -14,6 +14,7 @@ import (
 // line of its kernel to the last of the agent, over a StreamServer, and over the
 // session where there is none.
 func TestRecords(t *testing.T) {
+	t.Parallel()
 	for name, flags := range map[string][]string{
 		"stream server": nil,
 		"session":       {"--minion", ""},
@@ -24,13 +25,13 @@ func TestRecords(t *testing.T) {
 			spec := direct(lab.Spec{Name: "records", Dir: t.TempDir(), Memory: 256 << 20, NIC: "e1000e"},
 				"teeth.server="+c.AgentsFromChassis()+" teeth.ca_sha256="+pin+" teeth.token="+token)
 			chassis := power(t, spec)
-			if _, err := c.WaitChassis(within(t, 3*time.Minute), "LAB-RECORDS", func(ch client.Chassis) bool { return ch.Connected && ch.Inspected != nil }); err != nil {
+			if _, err := c.WaitChassis(within(t, 5*time.Minute), "LAB-RECORDS", func(ch client.Chassis) bool { return ch.Connected && ch.Inspected != nil }); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := c.RunGraph(t.Context(), client.RunGraph{Graph: "Graph.Reboot", Chassis: "LAB-RECORDS"}); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := chassis.ExpectSerial(within(t, 2*time.Minute), 0, "leaving this ramdisk"); err != nil {
+			if _, err := chassis.ExpectSerial(within(t, 4*time.Minute), 0, "leaving this ramdisk"); err != nil {
 				t.Fatal(err)
 			}
 			var lines []client.LogLine

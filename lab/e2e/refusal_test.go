@@ -42,6 +42,7 @@ func credentials(t *testing.T, dir string) (pin, token string) {
 // TestOtherDisk swaps a disk between the order to erase and the erasure: the
 // agent must refuse, and leave the disk as it is.
 func TestOtherDisk(t *testing.T) {
+	t.Parallel()
 	c := control(t)
 	pin, token := credentials(t, c.Dir)
 	args := "teeth.server=" + c.AgentsFromChassis() + " teeth.ca_sha256=" + pin + " teeth.token=" + token
@@ -52,7 +53,7 @@ func TestOtherDisk(t *testing.T) {
 		fill(t, filepath.Join(spec.Dir, []string{"disk0.raw", "disk1.raw"}[i]), d.Size)
 	}
 	chassis := power(t, spec)
-	ctx := within(t, 3*time.Minute)
+	ctx := within(t, 5*time.Minute)
 	if _, err := c.WaitChassis(ctx, "LAB-SWAP", func(ch client.Chassis) bool { return ch.Connected && ch.Inspected != nil }); err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +66,7 @@ func TestOtherDisk(t *testing.T) {
 	}
 	spec.Disks[0].Serial = "WRONG"
 	chassis = power(t, spec)
-	_, err = c.Follow(within(t, 3*time.Minute), run.ID, nil)
+	_, err = c.Follow(within(t, 5*time.Minute), run.ID, nil)
 	if err == nil || !strings.Contains(err.Error(), "RIGHT") {
 		t.Fatalf("got %v, want a refusal that names the disk", err)
 	}
@@ -79,12 +80,13 @@ func TestOtherDisk(t *testing.T) {
 // TestOtherAuthority boots a chassis that pins another CA. It also shows a clean
 // reboot by ctrl-alt-del.
 func TestOtherAuthority(t *testing.T) {
+	t.Parallel()
 	c := control(t)
 	_, token := credentials(t, c.Dir)
 	spec := direct(lab.Spec{Name: "pin", Dir: t.TempDir(), Memory: 256 << 20},
 		"teeth.server="+c.AgentsFromChassis()+" teeth.ca_sha256="+strings.Repeat("ab", 32)+" teeth.token="+token)
 	chassis := power(t, spec)
-	end, err := chassis.ExpectSerial(within(t, 2*time.Minute), 0, "does not come from the pinned CA")
+	end, err := chassis.ExpectSerial(within(t, 4*time.Minute), 0, "does not come from the pinned CA")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,16 +96,17 @@ func TestOtherAuthority(t *testing.T) {
 	if err := chassis.CtrlAltDel(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if end, err = chassis.ExpectSerial(within(t, time.Minute), end, "ctrl-alt-del"); err != nil {
+	if end, err = chassis.ExpectSerial(within(t, 4*time.Minute), end, "ctrl-alt-del"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err = chassis.ExpectSerial(within(t, time.Minute), end, "Linux version"); err != nil {
+	if _, err = chassis.ExpectSerial(within(t, 4*time.Minute), end, "Linux version"); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // TestLongLine sends the real server a line of 600 KiB.
 func TestLongLine(t *testing.T) {
+	t.Parallel()
 	c := control(t)
 	_, token := credentials(t, c.Dir)
 	conn, err := tls.Dial("tcp", c.Agents, &tls.Config{InsecureSkipVerify: true}) // the server is ours
@@ -140,6 +143,7 @@ func TestLongLine(t *testing.T) {
 
 // TestOriginalAgent speaks to the real server as the original agent did.
 func TestOriginalAgent(t *testing.T) {
+	t.Parallel()
 	c := control(t)
 	conn, err := net.Dial("tcp", c.InsecureAgents)
 	if err != nil {

@@ -16,12 +16,13 @@ import (
 // TestRamdiskUpgrade has a chassis fetch a signed ramdisk and boot it by kexec: the same
 // machine is back, in another boot, with a token of its own for it.
 func TestRamdiskUpgrade(t *testing.T) {
+	t.Parallel()
 	c := controlWith(t, estate.Options{Flags: []string{"--auto-approve", "all"}})
 	pin, token := credentials(t, c.Dir)
 	spec := direct(lab.Spec{Name: "upgrade", Dir: t.TempDir(), Memory: 512 << 20, NIC: "e1000e"},
 		"teeth.server="+c.AgentsFromChassis()+" teeth.ca_sha256="+pin+" teeth.token="+token)
 	chassis := power(t, spec)
-	before, err := c.WaitChassis(within(t, 3*time.Minute), "LAB-UPGRADE", func(ch client.Chassis) bool { return ch.Connected && ch.Inspected != nil })
+	before, err := c.WaitChassis(within(t, 5*time.Minute), "LAB-UPGRADE", func(ch client.Chassis) bool { return ch.Connected && ch.Inspected != nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +59,7 @@ func TestRamdiskUpgrade(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := client.Run{State: "waiting"}
-	for ctx := within(t, 3*time.Minute); !r.Final(); time.Sleep(200 * time.Millisecond) {
+	for ctx := within(t, 5*time.Minute); !r.Final(); time.Sleep(200 * time.Millisecond) {
 		if r, err = c.Run(ctx, command.ID, before.ID); err != nil {
 			t.Fatal(err)
 		}
@@ -66,14 +67,14 @@ func TestRamdiskUpgrade(t *testing.T) {
 	if !r.Succeeded() || !strings.Contains(r.Stdout, "9999.0.0") {
 		t.Fatalf("%+v", r)
 	}
-	at, err := chassis.ExpectSerial(within(t, time.Minute), 0, "leaving for another ramdisk")
+	at, err := chassis.ExpectSerial(within(t, 4*time.Minute), 0, "leaving for another ramdisk")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := chassis.ExpectSerial(within(t, 2*time.Minute), at, "Linux version"); err != nil {
+	if _, err := chassis.ExpectSerial(within(t, 4*time.Minute), at, "Linux version"); err != nil {
 		t.Fatal(err)
 	}
-	after, err := c.WaitChassis(within(t, 3*time.Minute), "LAB-UPGRADE", func(ch client.Chassis) bool {
+	after, err := c.WaitChassis(within(t, 5*time.Minute), "LAB-UPGRADE", func(ch client.Chassis) bool {
 		return ch.Connected && ch.BootID != "" && ch.BootID != before.BootID
 	})
 	if err != nil {
