@@ -47,6 +47,8 @@ type Config struct {
 	Debug              bool        // show every frame, both ways; the key is masked
 	// Wait is how long answers are waited for after the last line; 0 is 5 s.
 	Wait time.Duration
+	// Stall is how long a server may take nothing until that is the end; 0 is 30 s.
+	Stall time.Duration
 
 	// Line returns the next line that was typed, and io.EOF at the end.
 	Line func() (string, error)
@@ -83,6 +85,9 @@ var ErrDenied = errors.New("the server denies access: group, server id and key d
 func Run(ctx context.Context, c Config) error {
 	if c.Wait == 0 {
 		c.Wait = 5 * time.Second
+	}
+	if c.Stall == 0 {
+		c.Stall = 30 * time.Second
 	}
 	r := &Repl{
 		c: c, ids: minion.NewGenerator(minion.RandomNode()), debug: c.Debug,
@@ -234,7 +239,10 @@ func (r *Repl) send(f minion.Frame) error {
 	}
 	r.mu.Unlock()
 	r.show("->", f, b)
-	_, err = r.conn.Write(b)
+	r.conn.SetWriteDeadline(time.Now().Add(r.c.Stall))
+	if _, err = r.conn.Write(b); err != nil {
+		r.conn.Close() // half a frame may be on its way; a terminal takes no ^C meanwhile
+	}
 	return err
 }
 

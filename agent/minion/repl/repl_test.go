@@ -245,6 +245,46 @@ func TestServerGoesAway(t *testing.T) {
 	typing <- "exit"
 }
 
+// A server that takes nothing any more ends the conversation.
+func TestServerStalls(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		payload, err := minion.NewReader(c).Next()
+		if err != nil {
+			return
+		}
+		f, _ := minion.Parse(payload)
+		b, _ := minion.Reply(minion.NewGenerator(minion.RandomNode()).Next(), f.ID, minion.Accepted).Append(nil)
+		c.Write(b)
+		<-t.Context().Done() // and reads no more
+		c.Close()
+	}()
+	typing := make(chan string)
+	ended := make(chan error, 1)
+	var out output
+	go func() {
+		ended <- Run(t.Context(), Config{Address: l.Addr().String(), Group: group, Server: server, Key: key, Original: true, Stall: 100 * time.Millisecond, Out: &out, Line: func() (string, error) { return <-typing, nil }})
+	}()
+	typing <- "100000 times { L::web::" + strings.Repeat("x", 4000) + " }"
+	select {
+	case err := <-ended:
+		if err == nil || !strings.Contains(out.String(), "timeout") {
+			t.Errorf("%v: %s", err, out.String())
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("it waits for ever")
+	}
+	close(typing)
+}
+
 func TestBadLines(t *testing.T) {
 	p := serve(t, false)
 	var out output
