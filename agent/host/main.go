@@ -23,7 +23,7 @@ StreamServer and carries out its commands.
 
   -r             run (the default)
   -t             test: connect and authenticate with the configuration; exit 1 on failure
-  -u             upgrade to the newest version, and run it
+  -u, --upgrade  upgrade to the newest version, and run it
   -v             say which version this is
   --config FILE  configuration (default $CONFIG, or ` + DefaultConfig + `)
   --force        with -u: install a version that is signed, even if it is older
@@ -60,6 +60,7 @@ func Run(ctx context.Context, version string, args []string, stdout, stderr io.W
 	runs := f.Bool("r", false, "")
 	tests := f.Bool("t", false, "")
 	upgrades := f.Bool("u", false, "")
+	f.BoolVar(upgrades, "upgrade", false, "")
 	says := f.Bool("v", false, "")
 	force := f.Bool("force", false, "")
 	err := f.Parse(args)
