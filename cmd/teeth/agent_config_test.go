@@ -143,4 +143,3 @@ func TestAgentConfig(t *testing.T) {
 	}
 	until("agent ends", "log", "SN1")
 }
-

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"crypto/md5"
 	"crypto/sha256"
+	"debug/elf"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -75,6 +77,26 @@ func (v *versionFlags) check() error {
 	return nil
 }
 
+// machines are the architectures that an ELF file can name, as Go names them.
+var machines = map[elf.Machine]string{elf.EM_X86_64: "amd64", elf.EM_AARCH64: "arm64"}
+
+// ofFile reports a program for another machine than --arch says, which has this
+// machine's as its default.
+func (v *versionFlags) ofFile(file string) error {
+	if v.kind != upgrade.Agent {
+		return nil
+	}
+	f, err := elf.Open(file)
+	if err != nil {
+		return nil // no program that could be told; what cannot be read is said elsewhere
+	}
+	defer f.Close()
+	if is := machines[f.Machine]; is != v.arch {
+		return usagef("%s is a program for %s: write --arch %s", file, cmp.Or(is, f.Machine.String()), cmp.Or(is, "ARCH"))
+	}
+	return nil
+}
+
 func agentVersionAdd(conn *connection) *cobra.Command {
 	var v versionFlags
 	var url, key, signature string
@@ -84,6 +106,9 @@ func agentVersionAdd(conn *connection) *cobra.Command {
 		Args:  args(cobra.ExactArgs(1)),
 		RunE: conn.with(func(cmd *cobra.Command, c *client.Client, a []string) error {
 			if err := v.check(); err != nil {
+				return err
+			}
+			if err := v.ofFile(a[0]); err != nil {
 				return err
 			}
 			if key == "" {
@@ -173,6 +198,9 @@ func agentVersionSign() *cobra.Command {
 			}
 			if key == "" {
 				return usagef("--key is needed")
+			}
+			if err := v.ofFile(a[0]); err != nil {
+				return err
 			}
 			private, err := privateKey(key, password)
 			if err != nil {

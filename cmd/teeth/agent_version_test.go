@@ -85,6 +85,11 @@ func TestAgentVersion(t *testing.T) {
 	buildAgent(t, "1.1.0", newer)
 	version := []string{"--version", "1.1.0", newer}
 	run(2, append([]string{"agent-version", "add", "--key", release + ".pub"}, version...)...) // not signed yet
+	for _, do := range [][]string{{"sign", "--key", release + ".key"}, {"add", "--key", release + ".pub"}} {
+		if out := run(2, append(append([]string{"agent-version"}, do...), "--version", "1.1.0", "--arch", "s390x", newer)...); !strings.Contains(out, "--arch "+runtime.GOARCH) {
+			t.Error(out)
+		}
+	}
 	run(0, append([]string{"agent-version", "sign", "--key", release + ".key"}, version...)...)
 	if out := run(1, "agent-version", "add", "--key", release+".pub", "--version", "1.2.0", newer); !strings.Contains(out, "signature is of version") {
 		t.Error(out)
@@ -144,7 +149,8 @@ func TestAgentVersion(t *testing.T) {
 			t.Logf("the agent: %s", said.String())
 		}
 	})
-	ask := func(argv ...string) client.Run {
+	var ask func(argv ...string) client.Run
+	ask = func(argv ...string) client.Run {
 		t.Helper()
 		conf, err := client.Load(info.ClientFile)
 		if err != nil {
@@ -161,6 +167,9 @@ func TestAgentVersion(t *testing.T) {
 		for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 			r, err := c.Run(t.Context(), command.ID, installedHost)
 			if err == nil && r.Final() {
+				if strings.Contains(r.Stderr, "the agent is ending") { // the one that was just replaced
+					return ask(argv...)
+				}
 				return r
 			}
 			if time.Now().After(deadline) {
