@@ -196,19 +196,19 @@ func (w *follower) rotated(ctx context.Context) (*os.File, error) {
 		if err != nil {
 			continue // gone meanwhile
 		}
-		// One that begins as this one does is a copy of it.
-		if head, err := headOf(f, len(w.head)); err == nil && len(head) > 0 && !bytes.Equal(head, w.head) {
+		// One that begins as this one does is a copy of it; of one that was empty, so is the copy.
+		if head, err := headOf(f, len(w.head)); err == nil && (len(w.head) == 0 || len(head) > 0 && !bytes.Equal(head, w.head)) {
 			w.passed = append(w.passed, w.id)
 			return f, nil
 		}
 		f.Close()
 	}
-	w.passed = nil
 	f, err := open(w.Path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	if err != nil {
+		return nil, ignoreAbsent(err)
 	}
-	return f, err
+	w.passed = []identity{w.id} // its writer may have been the last of all to write
+	return f, nil
 }
 
 // gone closes a file that was removed, as it takes room on the disk as long as it is

@@ -146,3 +146,31 @@ func TestCopyTruncate(t *testing.T) {
 		})
 	}
 }
+
+// A file with nothing in it is rotated, and the next one, too, between two looks.
+func TestEmptyIsRotated(t *testing.T) {
+	dir := t.TempDir()
+	log := filepath.Join(dir, "log")
+	put(t, log, "")
+	gate := make(chan struct{}, 1)
+	gate <- struct{}{}
+	r := follow(t, dir, func(c *Config) {
+		c.Room = func(ctx context.Context) error {
+			select {
+			case <-gate:
+				gate <- struct{}{}
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	})
+	r.settle()
+	<-gate
+	must(t, os.Rename(log, log+".2"))
+	put(t, log, "1\n")
+	must(t, os.Rename(log, log+".1"))
+	put(t, log, "2\n")
+	gate <- struct{}{}
+	r.want("1", "2")
+}
