@@ -61,9 +61,9 @@ type Config struct {
 	Settings *settings.Live
 	// AgentConfig is what a chassis' agent needs after hand-off; nil: there is none.
 	AgentConfig func(store.Chassis) (AgentConfig, error)
-	Token    string // of the admin who has access to the server's data directory
-	Version  string // of the server's software
-	Log      *slog.Logger
+	Token       string // of the admin who has access to the server's data directory
+	Version     string // of the server's software
+	Log         *slog.Logger
 
 	Limits  Limits
 	Health  http.Handler // answers /healthz and /readyz; nil: neither is there
