@@ -2,51 +2,35 @@ package gateway
 
 import (
 	"context"
-	"net"
 	"net/netip"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/teeth-metal/teeth/controlplane/api/quota"
 )
 
-// sourceOf is the address that connections are counted by. An IPv6 host has a
-// whole /64 to itself.
-func sourceOf(conn net.Conn) netip.Addr {
-	a, err := netip.ParseAddrPort(conn.RemoteAddr().String())
-	if err != nil {
-		return netip.Addr{}
-	}
-	ip := a.Addr().Unmap().WithZone("")
-	if ip.Is6() {
-		if p, err := ip.Prefix(64); err == nil {
-			return p.Addr()
-		}
-	}
-	return ip
-}
-
-// admit takes a connection in, or says why not. It costs next to nothing, so that
-// refusing thousands does not keep the server from serving others.
+// admit takes a connection in, or says why not.
 func (g *Gateway) admit(from netip.Addr) (refusal string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	switch {
-	case g.open >= g.c.MaxSessions:
+	switch g.peers.Enter(from) {
+	case quota.Total:
 		return "too many sessions"
-	case g.from[from] >= g.c.MaxPerAddress:
+	case quota.PerAddress:
 		return "too many sessions from this address"
-	case g.greeting >= g.c.MaxHandshakes:
+	case quota.Greeting:
 		return "too many handshakes in progress"
-	case g.greets[from] >= max(g.c.MaxHandshakes/32, 2):
+	case quota.GreetingPerAddress:
 		return "too many handshakes in progress from this address"
-	case !g.rates.allow(from, time.Now()):
+	}
+	g.mu.Lock()
+	allowed := g.rates.allow(from, time.Now())
+	g.mu.Unlock()
+	if !allowed {
+		g.peers.Greeted(from)
+		g.peers.Leave(from)
 		return "too many connections a second from this address"
 	}
-	g.open++
-	g.greeting++
-	g.greets[from]++
-	g.from[from]++
 	return ""
 }
 
@@ -76,25 +60,6 @@ func (g *Gateway) serveNext(ctx context.Context) (served func()) {
 	return func() {
 		late.Stop()
 		free()
-	}
-}
-
-// greeted ends the time between a connection's beginning and its first answer.
-func (g *Gateway) greeted(from netip.Addr) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.greeting--
-	if g.greets[from]--; g.greets[from] == 0 {
-		delete(g.greets, from)
-	}
-}
-
-func (g *Gateway) release(from netip.Addr) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.open--
-	if g.from[from]--; g.from[from] == 0 {
-		delete(g.from, from)
 	}
 }
 

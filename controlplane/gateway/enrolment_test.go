@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/teeth-metal/teeth/controlplane/api/quota"
 	"github.com/teeth-metal/teeth/controlplane/pki"
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/wire/teeth"
@@ -416,7 +417,7 @@ func TestHandshakesAreBounded(t *testing.T) {
 
 func TestRateOfAnAddress(t *testing.T) {
 	r := rates{per: 10}
-	from := sourceOf(pair{"192.0.2.1:7"})
+	from := quota.Source("192.0.2.1:7")
 	now := time.Now()
 	allowed := 0
 	for range 100 {
@@ -427,7 +428,7 @@ func TestRateOfAnAddress(t *testing.T) {
 	if allowed != 41 {
 		t.Errorf("a burst of %d", allowed)
 	}
-	if !r.allow(sourceOf(pair{"192.0.2.2:7"}), now) {
+	if !r.allow(quota.Source("192.0.2.2:7"), now) {
 		t.Error("another address suffers")
 	}
 	if !r.allow(from, now.Add(time.Second)) {
@@ -437,23 +438,7 @@ func TestRateOfAnAddress(t *testing.T) {
 	if len(r.of) != 1 {
 		t.Errorf("%d addresses are remembered", len(r.of))
 	}
-	if sourceOf(pair{"[2001:db8::1]:1"}) != sourceOf(pair{"[2001:db8::2]:1"}) {
+	if quota.Source("[2001:db8::1]:1") != quota.Source("[2001:db8::2]:1") {
 		t.Error("two addresses of a /64 are two")
 	}
 }
-
-type pair struct{ remote string }
-
-func (p pair) RemoteAddr() net.Addr             { return address(p.remote) }
-func (p pair) LocalAddr() net.Addr              { return nil }
-func (p pair) Read([]byte) (int, error)         { return 0, io.EOF }
-func (p pair) Write(b []byte) (int, error)      { return len(b), nil }
-func (p pair) Close() error                     { return nil }
-func (p pair) SetDeadline(time.Time) error      { return nil }
-func (p pair) SetReadDeadline(time.Time) error  { return nil }
-func (p pair) SetWriteDeadline(time.Time) error { return nil }
-
-type address string
-
-func (a address) Network() string { return "tcp" }
-func (a address) String() string  { return string(a) }

@@ -12,13 +12,13 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"net"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
 
+	"github.com/teeth-metal/teeth/controlplane/api/quota"
 	"github.com/teeth-metal/teeth/controlplane/pki"
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/wire/teeth"
@@ -88,13 +88,11 @@ type Gateway struct {
 	c      Config
 	meters meters
 
+	peers *quota.Peers // greeting: without an answered handshake
+
 	mu       sync.Mutex
 	sessions map[string]*Session // by chassis
-	open     int
-	greeting int // of those, without an answered handshake
-	from     map[netip.Addr]int
-	greets   map[netip.Addr]int
-	slots    chan struct{} // holds one for each handshake being served
+	slots    chan struct{}       // holds one for each handshake being served
 	rates    rates
 	quiet    *rate.Limiter // of what is logged of those that are refused
 
@@ -132,7 +130,9 @@ func New(c Config) *Gateway {
 	if c.Reports <= 0 {
 		c.Reports = 100
 	}
-	return &Gateway{c: c, meters: newMeters(), sessions: map[string]*Session{}, from: map[netip.Addr]int{}, greets: map[netip.Addr]int{}, slots: make(chan struct{}, maxServed), rates: rates{per: c.Rate}, quiet: rate.NewLimiter(rate.Every(time.Second), 10), seed: maphash.MakeSeed()}
+	return &Gateway{c: c, meters: newMeters(), sessions: map[string]*Session{},
+		peers: quota.NewPeers(quota.Bounds{Total: c.MaxSessions, PerAddress: c.MaxPerAddress, Greeting: c.MaxHandshakes}),
+		slots: make(chan struct{}, maxServed), rates: rates{per: c.Rate}, quiet: rate.NewLimiter(rate.Every(time.Second), 10), seed: maphash.MakeSeed()}
 }
 
 // Serve accepts agents on l until ctx ends, then closes l and all its sessions
@@ -163,7 +163,7 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener, tlsConfig *tls.Conf
 			}
 			continue
 		}
-		from := sourceOf(conn)
+		from := quota.Source(conn.RemoteAddr().String())
 		if reason := g.admit(from); reason != "" {
 			g.meters.refused.WithLabelValues(reason).Inc()
 			if g.quiet.Allow() { // the peer chooses how often; the metric counts each
@@ -173,7 +173,7 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener, tlsConfig *tls.Conf
 			continue
 		}
 		wg.Go(func() {
-			defer g.release(from)
+			defer g.peers.Leave(from)
 			g.serve(ctx, conn, from, tlsConfig)
 		})
 	}

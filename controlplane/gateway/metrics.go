@@ -37,10 +37,10 @@ func (g *Gateway) Describe(ch chan<- *prometheus.Desc) {
 // Collect makes a Gateway a prometheus.Collector.
 func (g *Gateway) Collect(ch chan<- prometheus.Metric) {
 	g.mu.Lock()
-	connected, open := len(g.sessions), g.open
+	connected := len(g.sessions)
 	g.mu.Unlock()
 	ch <- prometheus.MustNewConstMetric(connectedDesc, prometheus.GaugeValue, float64(connected))
-	ch <- prometheus.MustNewConstMetric(openDesc, prometheus.GaugeValue, float64(open))
+	ch <- prometheus.MustNewConstMetric(openDesc, prometheus.GaugeValue, float64(g.peers.Open()))
 	g.meters.refused.Collect(ch)
 	g.meters.handshakes.Collect(ch)
 }

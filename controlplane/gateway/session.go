@@ -68,7 +68,7 @@ func (g *Gateway) serve(ctx context.Context, conn net.Conn, from netip.Addr, tls
 	defer func() { conn.Close() }()
 	served := g.serveNext(ctx)
 	if served == nil {
-		g.greeted(from)
+		g.peers.Greeted(from)
 		return
 	}
 	conn.SetDeadline(time.Now().Add(g.c.Handshake))
@@ -76,7 +76,7 @@ func (g *Gateway) serve(ctx context.Context, conn net.Conn, from netip.Addr, tls
 		c := tls.Server(conn, tlsConfig)
 		if err := c.HandshakeContext(ctx); err != nil {
 			served()
-			g.greeted(from)
+			g.peers.Greeted(from)
 			g.meters.handshakes.WithLabelValues("tls").Inc()
 			if ctx.Err() == nil {
 				log.Warn("agent refused", "error", fmt.Errorf("TLS: %w", err))
@@ -95,7 +95,7 @@ func (g *Gateway) serve(ctx context.Context, conn net.Conn, from netip.Addr, tls
 	r := teeth.NewReader(conn)
 	err := s.handshake(ctx, r, state)
 	served()
-	g.greeted(from)
+	g.peers.Greeted(from)
 	if err != nil {
 		g.meters.handshakes.WithLabelValues("refused").Inc()
 		s.violation(err)

@@ -145,7 +145,7 @@ func (t *timed) explain(err error) error {
 // serve is the life of a connection.
 func (s *Server) serve(ctx context.Context, nc net.Conn, from netip.Addr, tlsConfig *tls.Config) {
 	defer func() { nc.Close() }()
-	greeted := sync.OnceFunc(func() { s.greeted(from) })
+	greeted := sync.OnceFunc(func() { s.peers.Greeted(from) })
 	defer greeted()
 	if tlsConfig != nil {
 		select {

@@ -82,9 +82,9 @@ func (s *Server) Describe(ch chan<- *prometheus.Desc) {
 // Collect makes a Server a prometheus.Collector.
 func (s *Server) Collect(ch chan<- prometheus.Metric) {
 	s.mu.Lock()
-	open, agents := s.open, len(s.agents)
+	agents := len(s.agents)
 	s.mu.Unlock()
-	ch <- prometheus.MustNewConstMetric(openDesc, prometheus.GaugeValue, float64(open))
+	ch <- prometheus.MustNewConstMetric(openDesc, prometheus.GaugeValue, float64(s.peers.Open()))
 	ch <- prometheus.MustNewConstMetric(agentsDesc, prometheus.GaugeValue, float64(agents))
 	for _, q := range s.all() {
 		bytes, _, failing := q.look()

@@ -62,7 +62,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, tlsConfig *tls.Confi
 			tc.SetKeepAliveConfig(keepAlive)
 		}
 		s.conns.Go(func() {
-			defer s.release(from)
+			defer s.peers.Leave(from)
 			s.serve(ctx, nc, from, tlsConfig)
 		})
 	}
@@ -73,40 +73,15 @@ func (s *Server) admit(from netip.Addr) (refusal string) {
 	if _, ok := s.rates.Take(from); !ok {
 		return "too many connections a second from this address"
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.open >= s.c.MaxConnections:
+	switch s.peers.Enter(from) {
+	case quota.Total:
 		return "too many connections"
-	case s.from[from] >= s.c.MaxPerAddress:
+	case quota.PerAddress:
 		return "too many connections from this address"
-	case s.greeting >= s.c.MaxGreeting:
+	case quota.Greeting:
 		return "too many connections without authentication"
-	case s.greets[from] >= max(s.c.MaxGreeting/32, 2):
+	case quota.GreetingPerAddress:
 		return "too many connections without authentication from this address"
 	}
-	s.open++
-	s.greeting++
-	s.greets[from]++
-	s.from[from]++
 	return ""
-}
-
-// greeted ends the time in which a connection has not authenticated.
-func (s *Server) greeted(from netip.Addr) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.greeting--
-	if s.greets[from]--; s.greets[from] == 0 {
-		delete(s.greets, from)
-	}
-}
-
-func (s *Server) release(from netip.Addr) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.open--
-	if s.from[from]--; s.from[from] == 0 {
-		delete(s.from, from)
-	}
 }

@@ -65,23 +65,19 @@ type Server struct {
 	known     known
 	past      past
 	rates     *quota.Rates[netip.Addr]
+	peers     *quota.Peers  // greeting: they have not authenticated
 	quiet     *rate.Limiter // of what is logged of those that are refused
 	slots     chan struct{} // holds one for each handshake being served
 
 	working context.Context // until destinations take nothing any more
 	ended   context.CancelFunc
 
-	mu   sync.Mutex
-	open int
-	from map[netip.Addr]int
-	// Of those, connections that have not authenticated.
-	greeting int
-	greets   map[netip.Addr]int
-	agents   map[string][]*conn // by server id; the newest last
-	conns    sync.WaitGroup
-	ending   bool // Run waits for them
-	hook     hooks
-	alone    map[identity]chan struct{} // Ingest, one at a time of each
+	mu     sync.Mutex
+	agents map[string][]*conn // by server id; the newest last
+	conns  sync.WaitGroup
+	ending bool // Run waits for them
+	hook   hooks
+	alone  map[identity]chan struct{} // Ingest, one at a time of each
 }
 
 type hooks struct {
@@ -134,7 +130,8 @@ func New(c Config) (*Server, error) {
 		c: c, meter: newMeters(), ids: wire.NewGenerator(wire.RandomNode()), queues: map[string]*queue{},
 		rates: quota.NewRates[netip.Addr](c.Rate, int(4*c.Rate)+1, 1<<16),
 		quiet: rate.NewLimiter(rate.Every(time.Second), 10), slots: make(chan struct{}, maxServed),
-		from: map[netip.Addr]int{}, greets: map[netip.Addr]int{}, agents: map[string][]*conn{}, alone: map[identity]chan struct{}{},
+		peers:  quota.NewPeers(quota.Bounds{Total: c.MaxConnections, PerAddress: c.MaxPerAddress, Greeting: c.MaxGreeting}),
+		agents: map[string][]*conn{}, alone: map[identity]chan struct{}{},
 	}
 	s.working, s.ended = context.WithCancel(context.Background())
 	s.responses = s.entries("responses", responseSink{s})

@@ -278,7 +278,7 @@ func TestHalfFrames(t *testing.T) {
 	cut.nc.Write(half[:10])
 	cut.nc.(*net.TCPConn).CloseWrite()
 	cut.gone()
-	until(t, "connections end", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.open == 1 })
+	until(t, "connections end", func() bool { return r.peers.Open() == 1 })
 }
 
 // TestStorm: connections beyond the bounds are closed, those there go on, and the
@@ -306,7 +306,7 @@ func TestStorm(t *testing.T) {
 		t.Error("none was refused")
 	}
 	first.alive()
-	until(t, "connections end", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.open == 1 })
+	until(t, "connections end", func() bool { return r.peers.Open() == 1 })
 	login(t, r, ChassisGroup, chassis1, key).alive()
 
 	few := start(t, Config{Records: &keep{}, Rate: 1})
