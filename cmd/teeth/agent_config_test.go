@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,37 +41,8 @@ func TestAgentConfig(t *testing.T) {
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ready, ended := make(chan controlplane.Info, 1), make(chan error, 1)
-	go func() {
-		ended <- controlplane.Serve(ctx, controlplane.Config{
-			DataDir: data, BootDir: dir, Version: "test", Log: slog.New(slog.DiscardHandler),
-			Agents: "127.0.0.1:0", API: "127.0.0.1:0", Boot: "127.0.0.1:0", Minion: controlplane.MinionConfig{Address: "127.0.0.1:0"},
-			Ready: func(i controlplane.Info) { ready <- i },
-		})
-	}()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
-	var info controlplane.Info
-	select {
-	case info = <-ready:
-	case err := <-ended:
-		ended <- nil
-		t.Fatal(err)
-	}
-	t.Setenv("TEETH_CLIENT", info.ClientFile)
-	run := func(want int, line ...string) string {
-		t.Helper()
-		out, errs, code := teethCommand(t, line...)
-		if code != want {
-			t.Fatalf("teeth %v: %d, want %d: %s%s", line, code, want, out, errs)
-		}
-		return out + errs
-	}
+	serveConfig(t, controlplane.Config{DataDir: data, BootDir: dir})
+	run := commands(t)
 
 	operator := filepath.Join(dir, "ann.json")
 	run(0, "user", "add", "ann", "--role", "operator")

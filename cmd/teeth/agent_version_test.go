@@ -2,9 +2,7 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -45,38 +43,8 @@ func TestAgentVersion(t *testing.T) {
 		t.Fatal(err)
 	}
 	bootDir := t.TempDir()
-	ctx, cancel := context.WithCancel(context.Background())
-	ready, ended := make(chan controlplane.Info, 1), make(chan error, 1)
-	go func() {
-		ended <- controlplane.Serve(ctx, controlplane.Config{
-			DataDir: filepath.Join(dir, "data"), BootDir: bootDir, Version: "test", Log: slog.New(slog.DiscardHandler),
-			Agents: "127.0.0.1:0", API: "127.0.0.1:0", Boot: "127.0.0.1:0",
-			Minion: controlplane.MinionConfig{Address: "127.0.0.1:0", Groups: groups},
-			Ready:  func(i controlplane.Info) { ready <- i },
-		})
-	}()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
-	var info controlplane.Info
-	select {
-	case info = <-ready:
-	case err := <-ended:
-		ended <- nil
-		t.Fatal(err)
-	}
-	t.Setenv("TEETH_CLIENT", info.ClientFile)
-	run := func(want int, a ...string) string {
-		t.Helper()
-		out, errs, code := teethCommand(t, a...)
-		if code != want {
-			t.Fatalf("%v: exit %d: %s%s", a, code, out, errs)
-		}
-		return out + errs
-	}
+	info := serveConfig(t, controlplane.Config{DataDir: filepath.Join(dir, "data"), BootDir: bootDir, Minion: controlplane.MinionConfig{Groups: groups}})
+	run := commands(t)
 
 	release := filepath.Join(dir, "release")
 	key, _ := strings.CutPrefix(strings.TrimSpace(run(0, "agent-version", "keygen", release)), "upgrade_key: ")

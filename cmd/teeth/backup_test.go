@@ -11,14 +11,7 @@ import (
 
 func TestBackupAndRestoreCommands(t *testing.T) {
 	serve(t)
-	run := func(want int, args ...string) string {
-		t.Helper()
-		out, errs, code := teethCommand(t, args...)
-		if code != want {
-			t.Fatalf("teeth %s: %d, want %d: %s", strings.Join(args, " "), code, want, errs)
-		}
-		return out + errs
-	}
+	run := commands(t)
 	dir := t.TempDir()
 	file, restored := filepath.Join(dir, "teeth.tar.zst"), filepath.Join(dir, "data")
 	run(2, "backup", filepath.Join(dir, "absent", "file"))

@@ -12,14 +12,7 @@ import (
 func TestServersAndSettings(t *testing.T) {
 	info := serve(t)
 	introduce(t, info, "SN-1")
-	run := func(want int, line ...string) string {
-		t.Helper()
-		out, errs, code := teethCommand(t, line...)
-		if code != want {
-			t.Fatalf("teeth %v: %d, want %d: %s", line, code, want, errs)
-		}
-		return out + errs
-	}
+	run := commands(t)
 	var servers []client.Server
 	if err := json.Unmarshal([]byte(run(0, "server", "list", "-o", "json")), &servers); err != nil || len(servers) != 1 ||
 		!servers[0].Alive || servers[0].Version != "test" {

@@ -38,22 +38,39 @@ func teethCommand(t *testing.T, args ...string) (out, errs string, code int) {
 	return stdout.String(), stderr.String(), exitCode(err)
 }
 
-// serve runs a control plane until the test ends, and makes it the one that
-// commands talk to.
+// commands runs the program, of which each run must exit with want, and returns what
+// it prints.
+func commands(t *testing.T) func(want int, args ...string) string {
+	return func(want int, args ...string) string {
+		t.Helper()
+		out, errs, code := teethCommand(t, args...)
+		if code != want {
+			t.Fatalf("teeth %s: %d, want %d: %s%s", strings.Join(args, " "), code, want, out, errs)
+		}
+		return out + errs
+	}
+}
+
+// serve runs a control plane that approves every chassis until the test ends, and makes
+// it the one that commands talk to.
 func serve(t *testing.T) controlplane.Info {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
 	dir := t.TempDir()
+	return serveConfig(t, controlplane.Config{
+		DataDir: dir, BootDir: dir, InsecureAgents: "127.0.0.1:0",
+		Enrolment: controlplane.EnrolmentConfig{AutoApprove: []store.Rule{{Kind: store.RuleAll}}},
+	})
+}
+
+// serveConfig is serve with a Config, of which it sets the addresses.
+func serveConfig(t *testing.T, c controlplane.Config) controlplane.Info {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
 	ready, done := make(chan controlplane.Info, 1), make(chan error, 1)
-	go func() {
-		done <- controlplane.Serve(ctx, controlplane.Config{
-			DataDir: dir, BootDir: dir, Version: "test", Log: slog.New(slog.DiscardHandler),
-			Agents: "127.0.0.1:0", API: "127.0.0.1:0", Boot: "127.0.0.1:0", InsecureAgents: "127.0.0.1:0",
-			Minion:    controlplane.MinionConfig{Address: "127.0.0.1:0"},
-			Enrolment: controlplane.EnrolmentConfig{AutoApprove: []store.Rule{{Kind: store.RuleAll}}},
-			Ready:     func(i controlplane.Info) { ready <- i },
-		})
-	}()
+	c.Version, c.Log = "test", slog.New(slog.DiscardHandler)
+	c.Agents, c.API, c.Boot, c.Minion.Address = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	c.Ready = func(i controlplane.Info) { ready <- i }
+	go func() { done <- controlplane.Serve(ctx, c) }()
 	select {
 	case info := <-ready:
 		t.Cleanup(func() {
