@@ -1,7 +1,6 @@
 package tail
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -38,19 +37,7 @@ func TestRotatedTwice(t *testing.T) {
 				put(t, log+".3", "ancient\n")
 				must(t, os.Chtimes(log+".3", time.Time{}, time.Now().Add(-time.Hour)))
 				put(t, log, "1\n")
-				gate := make(chan struct{}, 1)
-				gate <- struct{}{}
-				r := follow(t, dir, func(c *Config) {
-					c.Room = func(ctx context.Context) error {
-						select {
-						case <-gate:
-							gate <- struct{}{}
-							return nil
-						case <-ctx.Done():
-							return ctx.Err()
-						}
-					}
-				})
+				r, gate := followGated(t, dir)
 				r.settle()
 				put(t, log, "2\n")
 				r.want("2")
@@ -109,19 +96,7 @@ func TestCopyTruncate(t *testing.T) {
 			dir := t.TempDir()
 			log := filepath.Join(dir, "log")
 			put(t, log, "0\n")
-			gate := make(chan struct{}, 1)
-			gate <- struct{}{}
-			r := follow(t, dir, func(c *Config) {
-				c.Room = func(ctx context.Context) error {
-					select {
-					case <-gate:
-						gate <- struct{}{}
-						return nil
-					case <-ctx.Done():
-						return ctx.Err()
-					}
-				}
-			})
+			r, gate := followGated(t, dir)
 			r.settle()
 			put(t, log, "1\n")
 			r.want("1")
@@ -152,19 +127,7 @@ func TestEmptyIsRotated(t *testing.T) {
 	dir := t.TempDir()
 	log := filepath.Join(dir, "log")
 	put(t, log, "")
-	gate := make(chan struct{}, 1)
-	gate <- struct{}{}
-	r := follow(t, dir, func(c *Config) {
-		c.Room = func(ctx context.Context) error {
-			select {
-			case <-gate:
-				gate <- struct{}{}
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-	})
+	r, gate := followGated(t, dir)
 	r.settle()
 	<-gate
 	must(t, os.Rename(log, log+".2"))

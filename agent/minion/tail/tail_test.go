@@ -46,6 +46,25 @@ func follow(t *testing.T, dir string, more func(*Config)) *reader {
 	return r
 }
 
+// followGated follows while there is something in gate: a test takes it out so that
+// the reader does not look, and puts it back.
+func followGated(t *testing.T, dir string) (r *reader, gate chan struct{}) {
+	gate = make(chan struct{}, 1)
+	gate <- struct{}{}
+	r = follow(t, dir, func(c *Config) {
+		c.Room = func(ctx context.Context) error {
+			select {
+			case <-gate:
+				gate <- struct{}{}
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	})
+	return r, gate
+}
+
 func (r *reader) start() {
 	r.t.Helper()
 	tail, err := New(r.c)
