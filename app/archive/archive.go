@@ -16,6 +16,8 @@ import (
 	"io/fs"
 	"path"
 	"strings"
+
+	"github.com/teeth-metal/teeth/internal/ar"
 )
 
 // Format is the kind of a package.
@@ -97,7 +99,7 @@ func New(ctx context.Context, r io.ReaderAt, size int64, max Bounds) (*Reader, e
 	switch {
 	case strings.HasPrefix(string(head), rpmMagic):
 		a.Format, err = RPM, a.openRPM(r, size)
-	case string(head) == arMagic:
+	case string(head) == ar.Magic:
 		a.Format, err = Deb, a.openDeb(r, size)
 	default:
 		a.Format, err = Tar, a.openTar(io.NewSectionReader(r, 0, size))

@@ -15,6 +15,8 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/teeth-metal/teeth/internal/ar"
 )
 
 var wide = Bounds{Bytes: 64 << 20, Entries: 1000}
@@ -136,10 +138,10 @@ func zst(t testing.TB, b []byte) []byte {
 	return w.EncodeAll(b, nil)
 }
 
-// ar makes a Debian package of names and contents.
-func ar(members ...string) []byte {
+// arOf makes a Debian package of names and contents.
+func arOf(members ...string) []byte {
 	var b bytes.Buffer
-	b.WriteString(arMagic)
+	b.WriteString(ar.Magic)
 	for i := 0; i < len(members); i += 2 {
 		fmt.Fprintf(&b, "%-16s%-12d%-6d%-6d%-8s%-10d`\n%s", members[i], 0, 0, 0, "100644", len(members[i+1]), members[i+1])
 		if len(members[i+1])%2 == 1 {
@@ -151,7 +153,7 @@ func ar(members ...string) []byte {
 
 func debOf(t testing.TB, data []byte) []byte {
 	control := tarOf(t, file("./control", "Package: x\nVersion: 1\nArchitecture: amd64\nInstalled-Size: 3\n"))
-	return ar("debian-binary", "2.0\n", "control.tar.gz", string(gz(t, control)), "_odd", "?", "data.tar", string(data))
+	return arOf("debian-binary", "2.0\n", "control.tar.gz", string(gz(t, control)), "_odd", "?", "data.tar", string(data))
 }
 
 func TestTar(t *testing.T) {
@@ -267,13 +269,13 @@ func TestBroken(t *testing.T) {
 		"cut gzip":          gz(t, good)[:40],
 		"gzip checksum":     flipped,
 		"cut deb":           deb[:len(deb)-2000],
-		"deb, other ar":     ar("x", "y"),
-		"deb, no control":   ar("debian-binary", "2.0\n", "data.tar", string(good)),
-		"deb, version 3":    ar("debian-binary", "3.0\n", "control.tar", "", "data.tar", ""),
-		"deb, no data":      ar("debian-binary", "2.0\n", "control.tar", string(good)),
+		"deb, other ar":     arOf("x", "y"),
+		"deb, no control":   arOf("debian-binary", "2.0\n", "data.tar", string(good)),
+		"deb, version 3":    arOf("debian-binary", "3.0\n", "control.tar", "", "data.tar", ""),
+		"deb, no data":      arOf("debian-binary", "2.0\n", "control.tar", string(good)),
 		"deb, huge member":  huge,
-		"deb, bad control":  ar("debian-binary", "2.0\n", "control.tar", string(good), "data.tar", string(good)),
-		"deb, only control": ar("debian-binary", "2.0\n", "control.tar", string(tarOf(t, file("control", "Package: x\n"))), "data.tar", string(good)),
+		"deb, bad control":  arOf("debian-binary", "2.0\n", "control.tar", string(good), "data.tar", string(good)),
+		"deb, only control": arOf("debian-binary", "2.0\n", "control.tar", string(tarOf(t, file("control", "Package: x\n"))), "data.tar", string(good)),
 		"rpm lead":          []byte(rpmMagic + "\x03\x00"),
 	} {
 		if _, _, err := unpack(t, b, wide); !errors.Is(err, ErrFormat) {

@@ -2,32 +2,28 @@ package archive
 
 import (
 	"archive/tar"
-	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"math"
 	"strconv"
 	"strings"
+
+	"github.com/teeth-metal/teeth/internal/ar"
 )
 
-// ar(5) as deb(5) uses it.
-const (
-	arMagic     = "!<arch>\n"
-	arHeaderLen = 60
-	maxControl  = 1 << 20 // bytes of the file control, and of what precedes it
-)
+// maxControl bounds the file control, and what precedes it.
+const maxControl = 1 << 20 // bytes
 
 // openDeb reads an archive of debian-binary, control.tar.* and data.tar.*, in this
 // order, other members whose names begin with _ aside.
 func (a *Reader) openDeb(r io.ReaderAt, size int64) error {
 	var control, data *io.SectionReader
-	for off, n := int64(len(arMagic)), 0; data == nil; n++ {
+	for off, n := int64(len(ar.Magic)), 0; data == nil; n++ {
 		name, length, err := arHeader(r, off)
 		if err != nil {
 			return fmt.Errorf("%w: deb: %w", ErrFormat, err)
 		}
-		off += arHeaderLen
+		off += ar.HeaderLen
 		if length > size-off {
 			return fmt.Errorf("%w: deb: member %.16q of %d bytes, and the file ends after %d", ErrFormat, name, length, size-off)
 		}
@@ -61,21 +57,13 @@ func (a *Reader) openDeb(r io.ReaderAt, size int64) error {
 	return a.tar(z)
 }
 
-// arHeader reads the 60 bytes in front of a member: name[16] mtime[12] uid[6]
-// gid[6] mode[8] size[10] "`\n".
+// arHeader reads what is in front of a member.
 func arHeader(r io.ReaderAt, off int64) (name string, size int64, err error) {
-	var h [arHeaderLen]byte
+	var h [ar.HeaderLen]byte
 	if _, err := r.ReadAt(h[:], off); err != nil {
 		return "", 0, fmt.Errorf("no data.tar member: %w", unexpected(err))
 	}
-	if h[58] != '`' || h[59] != '\n' {
-		return "", 0, errors.New("bad ar header")
-	}
-	n, err := strconv.ParseUint(string(bytes.TrimRight(h[48:58], " ")), 10, 40)
-	if err != nil {
-		return "", 0, fmt.Errorf("bad ar header: size: %w", err)
-	}
-	return strings.TrimSuffix(string(bytes.TrimRight(h[:16], " ")), "/"), int64(n), nil
+	return ar.Header(h)
 }
 
 // control reads the fields of deb-control(5) that matter.

@@ -7,7 +7,6 @@ package deb
 
 import (
 	"archive/tar"
-	"bytes"
 	"compress/gzip"
 	"context"
 	"errors"
@@ -16,18 +15,15 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"strconv"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/therootcompany/xz"
+
+	"github.com/teeth-metal/teeth/internal/ar"
 )
 
-const (
-	arMagic     = "!<arch>\n"
-	arHeaderLen = 60
-	maxDict     = 128 << 20 // memory of the decompressor; dpkg uses 8 MiB, Ubuntu's zstd 128
-)
+const maxDict = 128 << 20 // memory of the decompressor; dpkg uses 8 MiB, Ubuntu's zstd 128
 
 // Unpack writes the files of the package r that keep wants below dir, which it
 // creates. keep is given clean relative paths ("lib/modules/…"); nil keeps all.
@@ -102,11 +98,11 @@ func unpackEntry(root *os.Root, name string, h *tar.Header, r io.Reader) error {
 
 // dataMember reads r up to the member data.tar.* and returns it unpacked.
 func dataMember(r io.Reader) (io.ReadCloser, error) {
-	magic := make([]byte, len(arMagic))
+	magic := make([]byte, len(ar.Magic))
 	if _, err := io.ReadFull(r, magic); err != nil {
 		return nil, err
 	}
-	if string(magic) != arMagic {
+	if string(magic) != ar.Magic {
 		return nil, errors.New("no ar archive")
 	}
 	for first := true; ; first = false {
@@ -126,21 +122,13 @@ func dataMember(r io.Reader) (io.ReadCloser, error) {
 	}
 }
 
-// arHeader reads the 60 bytes in front of a member: name[16] mtime[12] uid[6]
-// gid[6] mode[8] size[10] "`\n".
+// arHeader reads what is in front of a member.
 func arHeader(r io.Reader) (name string, size int64, err error) {
-	h := make([]byte, arHeaderLen)
-	if _, err := io.ReadFull(r, h); err != nil {
+	var h [ar.HeaderLen]byte
+	if _, err := io.ReadFull(r, h[:]); err != nil {
 		return "", 0, fmt.Errorf("no data.tar member: %w", err)
 	}
-	if h[58] != '`' || h[59] != '\n' {
-		return "", 0, errors.New("bad ar header")
-	}
-	n, err := strconv.ParseUint(string(bytes.TrimRight(h[48:58], " ")), 10, 40)
-	if err != nil {
-		return "", 0, fmt.Errorf("bad ar header: size: %w", err)
-	}
-	return strings.TrimSuffix(string(bytes.TrimRight(h[:16], " ")), "/"), int64(n), nil
+	return ar.Header(h)
 }
 
 func decompress(suffix string, r io.Reader) (io.ReadCloser, error) {

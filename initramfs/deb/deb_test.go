@@ -13,12 +13,14 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/teeth-metal/teeth/internal/ar"
 )
 
-// ar returns an ar archive of name, content pairs.
-func ar(members ...string) []byte {
+// arOf returns an ar archive of name, content pairs.
+func arOf(members ...string) []byte {
 	var b bytes.Buffer
-	b.WriteString(arMagic)
+	b.WriteString(ar.Magic)
 	for i := 0; i < len(members); i += 2 {
 		fmt.Fprintf(&b, "%-16s%-12d%-6d%-6d%-8s%-10d`\n%s", members[i], 0, 0, 0, "100644", len(members[i+1]), members[i+1])
 		if len(members[i+1])%2 == 1 {
@@ -53,7 +55,7 @@ func file(name, content string) tar.Header {
 }
 
 func debOf(data string) []byte {
-	return ar("debian-binary", "2.0\n", "control.tar.xz", "odd", "data.tar", data)
+	return arOf("debian-binary", "2.0\n", "control.tar.xz", "odd", "data.tar", data)
 }
 
 func unpack(t testing.TB, b []byte, dir string, limit int64, keep func(string) bool) error {
@@ -95,7 +97,7 @@ func TestUnpack(t *testing.T) {
 	} {
 		t.Run("data.tar"+comp.suffix, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "x")
-			b := ar("debian-binary", "2.0\n", "control.tar.xz", "odd", "data.tar"+comp.suffix, comp.data)
+			b := arOf("debian-binary", "2.0\n", "control.tar.xz", "odd", "data.tar"+comp.suffix, comp.data)
 			if err := unpack(t, b, dir, 1<<20, func(name string) bool { return strings.HasPrefix(name, "lib/") }); err != nil {
 				t.Fatal(err)
 			}
@@ -128,11 +130,11 @@ func TestUnpackRefuses(t *testing.T) {
 	}{
 		{"empty", "not a Debian package", nil},
 		{"no ar", "no ar archive", []byte("PK\x03\x04 and more")},
-		{"other ar", "not debian-binary", ar("file.o", "x")},
-		{"no data", "no data.tar member", ar("debian-binary", "2.0\n")},
-		{"member cut", "member control.tar.xz", []byte(string(ar("debian-binary", "2.0\n")) + fmt.Sprintf("%-48s%-10d`\n", "control.tar.xz", 9999))},
-		{"negative size", "size", []byte(arMagic + fmt.Sprintf("%-48s%-10s`\n", "debian-binary", "-4"))},
-		{"unknown compressor", "unknown compression", ar("debian-binary", "2.0\n", "data.tar.rar", "x")},
+		{"other ar", "not debian-binary", arOf("file.o", "x")},
+		{"no data", "no data.tar member", arOf("debian-binary", "2.0\n")},
+		{"member cut", "member control.tar.xz", []byte(string(arOf("debian-binary", "2.0\n")) + fmt.Sprintf("%-48s%-10d`\n", "control.tar.xz", 9999))},
+		{"negative size", "size", []byte(ar.Magic + fmt.Sprintf("%-48s%-10s`\n", "debian-binary", "-4"))},
+		{"unknown compressor", "unknown compression", arOf("debian-binary", "2.0\n", "data.tar.rar", "x")},
 		{"data cut", "unexpected EOF", debOf(tarball(t, file("a", strings.Repeat("x", 5000)))[:3000])},
 		{"parent directory", "outside of its root", debOf(tarball(t, file("../evil", "x")))},
 		{"absolute", "outside of its root", debOf(tarball(t, file("/evil", "x")))},
@@ -166,8 +168,8 @@ func TestUnpackCancelled(t *testing.T) {
 
 func FuzzUnpack(f *testing.F) {
 	f.Add(debOf(tarball(f, file("lib/a", "x"), tar.Header{Typeflag: tar.TypeSymlink, Name: "l", Linkname: "lib"}, file("l/b", "y"))))
-	f.Add(ar("debian-binary", "2.0\n", "data.tar.xz", "\xfd7zXZ\x00"))
-	f.Add(ar("debian-binary", "2.0\n", "data.tar.zst", "\x28\xb5\x2f\xfd"))
+	f.Add(arOf("debian-binary", "2.0\n", "data.tar.xz", "\xfd7zXZ\x00"))
+	f.Add(arOf("debian-binary", "2.0\n", "data.tar.zst", "\x28\xb5\x2f\xfd"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		top := t.TempDir()
 		dir := filepath.Join(top, "a/b")
