@@ -3,8 +3,8 @@ package store
 import (
 	"context"
 	"database/sql"
-	"strconv"
-	"strings"
+
+	"github.com/teeth-metal/teeth/controlplane/internal/database"
 )
 
 // dialect is what differs between the databases in how a statement is handed over.
@@ -17,36 +17,10 @@ const (
 
 // rebind numbers the ? of a query as the database wants them.
 func (d dialect) rebind(query string) string {
-	if d == sqlite || !strings.Contains(query, "?") {
+	if d == sqlite {
 		return query
 	}
-	b := make([]byte, 0, len(query)+16)
-	n := 0
-	for i := 0; i < len(query); i++ {
-		switch c := query[i]; {
-		case c == '?':
-			n++
-			b = append(b, '$')
-			b = strconv.AppendInt(b, int64(n), 10)
-		case c == '\'' || c == '"': // a doubled quote inside is two literals to us, which comes to the same
-			end := strings.IndexByte(query[i+1:], c)
-			if end < 0 {
-				return string(append(b, query[i:]...))
-			}
-			b = append(b, query[i:i+end+2]...)
-			i += end + 1
-		case c == '-' && strings.HasPrefix(query[i:], "--"):
-			end := strings.IndexByte(query[i:], '\n')
-			if end < 0 {
-				return string(append(b, query[i:]...))
-			}
-			b = append(b, query[i:i+end]...)
-			i += end - 1
-		default:
-			b = append(b, c)
-		}
-	}
-	return string(b)
+	return database.Rebind(query)
 }
 
 // arguments makes values what both databases take. Text from outside may hold
@@ -60,13 +34,13 @@ func (d dialect) arguments(args []any) []any {
 	for i, a := range args {
 		switch v := a.(type) {
 		case string:
-			a = storable(v)
+			a = database.Storable(v)
 		case sql.NullString:
-			v.String = storable(v.String)
+			v.String = database.Storable(v.String)
 			a = v
 		case *string:
 			if v != nil {
-				a = storable(*v)
+				a = database.Storable(*v)
 			}
 		case bool:
 			a = 0
@@ -77,14 +51,6 @@ func (d dialect) arguments(args []any) []any {
 		out[i] = a
 	}
 	return out
-}
-
-func storable(s string) string {
-	s = strings.ToValidUTF8(s, "\uFFFD")
-	if strings.IndexByte(s, 0) >= 0 {
-		s = strings.ReplaceAll(s, "\x00", "\uFFFD")
-	}
-	return s
 }
 
 // reader runs queries outside of transactions, on connections of its own.
@@ -105,7 +71,7 @@ func (r reader) QueryContext(ctx context.Context, query string, args ...any) (*s
 	r.kept.prepare()
 	for attempt := 1; ; attempt++ {
 		rows, err := r.db.QueryContext(ctx, r.d.rebind(query), r.d.arguments(args)...)
-		if err == nil || r.d == sqlite || attempt == readAttempts || ctx.Err() != nil || !broken(err) {
+		if err == nil || r.d == sqlite || attempt == readAttempts || ctx.Err() != nil || !database.Broken(err) {
 			return rows, err
 		}
 	}

@@ -3,13 +3,10 @@ package store
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +14,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/teeth-metal/teeth/controlplane/internal/database"
 )
 
 const (
@@ -30,17 +29,8 @@ const (
 )
 
 // settings of every connection. The row that holds the revision is locked while
-// a transaction runs: a server that stops in the middle of one, or is cut off,
-// must not stop the others for longer than this.
-var settings = map[string]string{
-	"application_name":                    "teeth",
-	"statement_timeout":                   "30s",
-	"idle_in_transaction_session_timeout": "10s",
-	"tcp_keepalives_idle":                 "10",
-	"tcp_keepalives_interval":             "5",
-	"tcp_keepalives_count":                "3",
-	"tcp_user_timeout":                    "20s",
-}
+// a transaction runs, and a slow statement must not stop the others for longer.
+var settings = map[string]string{"application_name": "teeth", "statement_timeout": "30s"}
 
 type postgres struct {
 	config *pgx.ConnConfig
@@ -48,18 +38,9 @@ type postgres struct {
 }
 
 func (s *Store) openPostgres(dsn string) error {
-	config, err := pgx.ParseConfig(dsn)
+	config, err := database.Config(dsn, settings)
 	if err != nil {
-		// What it quotes of a DSN that it cannot parse may be the password.
-		return errors.New("PostgreSQL URL: want postgres://USER@HOST:PORT/DATABASE?sslmode=verify-full, with special characters of names and passwords percent-encoded")
-	}
-	if config.ConnectTimeout == 0 {
-		config.ConnectTimeout = 5 * time.Second
-	}
-	for name, value := range settings {
-		if _, set := config.RuntimeParams[name]; !set {
-			config.RuntimeParams[name] = value
-		}
+		return err
 	}
 	hosts := map[string]bool{config.Host: true}
 	for _, f := range config.Fallbacks {
@@ -68,10 +49,7 @@ func (s *Store) openPostgres(dsn string) error {
 	if len(hosts) > 1 && config.ValidateConnect == nil {
 		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite // not the standby
 	}
-	s.postgres = &postgres{
-		config: config,
-		name:   (&url.URL{Scheme: "postgres", User: url.User(config.User), Host: net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port))), Path: "/" + config.Database}).Redacted(),
-	}
+	s.postgres = &postgres{config: config, name: database.Name(config)}
 	if !protected(config) {
 		s.log.Warn("the connection to the database may be read or redirected by others: add sslmode=verify-full to its URL", "database", s.postgres.name)
 	}
@@ -132,7 +110,7 @@ func (s *Store) beginPostgres(ctx context.Context) (*tx, error) {
 	t := &tx{sql: sqlTx, ctx: ctx, d: postgreSQL}
 	if err := sqlTx.QueryRowContext(ctx, currentRevision).Scan(&t.rev, &t.now); err != nil {
 		sqlTx.Rollback()
-		if code(err) == "25006" { // read-only: a primary that has become a standby
+		if database.Code(err) == "25006" { // read-only: a primary that has become a standby
 			s.w.SetMaxIdleConns(0) // closes the connection; the next finds the new primary
 			s.w.SetMaxIdleConns(1)
 		}
@@ -202,58 +180,24 @@ func (s *Store) wasCommitted(number int64) (bool, error) {
 	}
 }
 
-// listen hears of other servers' commits until ctx ends, over a connection of
-// its own that it makes anew whenever it is lost.
+// listen hears of other servers' commits until ctx ends.
 func (s *Store) listen(ctx context.Context) {
-	for pause := 100 * time.Millisecond; ctx.Err() == nil; pause = min(2*pause, 5*time.Second) {
-		began := time.Now()
-		err := s.hear(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		s.log.Warn("lost the connection that hears of other servers' changes; polling meanwhile", "database", s.name(), "error", err)
-		if time.Since(began) > time.Minute {
-			pause = 100 * time.Millisecond
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause/2 + rand.N(pause)):
-		}
-	}
-}
-
-func (s *Store) hear(ctx context.Context) error {
-	conn, err := pgx.ConnectConfig(ctx, s.postgres.config.Copy())
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.Background())
-	if _, err := conn.Exec(ctx, `LISTEN `+channel); err != nil {
-		return err
-	}
-	for {
-		// A silent connection may be a lost one.
-		waiting, cancel := context.WithTimeout(ctx, time.Minute)
-		n, err := conn.WaitForNotification(waiting)
-		cancel()
-		switch {
-		case err == nil:
+	database.Listener{
+		Config: s.postgres.config, Channels: []string{channel},
+		Heard: func(ctx context.Context, _, payload string) {
 			var rev int64
 			var from string
-			if _, err := fmt.Sscanf(n.Payload, "%d %36s", &rev, &from); err == nil && from != s.instance {
+			if _, err := fmt.Sscanf(payload, "%d %36s", &rev, &from); err == nil && from != s.instance {
 				// It may come from another estate's schema in the same database.
 				if rev, err := s.stored(ctx); err == nil {
 					s.heardOf(rev)
 				}
 			}
-		case waiting.Err() != nil && ctx.Err() == nil:
-			if err := conn.Ping(ctx); err != nil {
-				return err
-			}
-		default:
-			return err
-		}
-	}
+		},
+		Lost: func(err error) {
+			s.log.Warn("lost the connection that hears of other servers' changes; polling meanwhile", "database", s.name(), "error", err)
+		},
+	}.Run(ctx)
 }
 
 // poll covers notifications that were lost with their connection.
@@ -284,34 +228,9 @@ func (s *Store) stored(ctx context.Context) (rev int64, err error) {
 	return rev, err
 }
 
-// code is the SQLSTATE of an error that PostgreSQL has answered with, or "".
-func code(err error) string {
-	var answer *pgconn.PgError
-	if errors.As(err, &answer) {
-		return answer.Code
-	}
-	return ""
-}
-
 // repeatable reports whether the whole transaction is to be done again because
 // it got in the way of another.
 func repeatable(err error) bool {
-	c := code(err)
+	c := database.Code(err)
 	return c == "40001" || c == "40P01"
-}
-
-// broken reports whether the connection is what failed, or PostgreSQL itself,
-// rather than the statement.
-func broken(err error) bool {
-	var answer *pgconn.PgError
-	var network net.Error
-	var connect *pgconn.ConnectError
-	switch {
-	case errors.As(err, &answer):
-		return answer.Severity == "FATAL" || answer.Severity == "PANIC" || strings.HasPrefix(answer.Code, "08")
-	case errors.As(err, &connect):
-		return true
-	}
-	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
-		errors.As(err, &network) || pgconn.SafeToRetry(err)
 }

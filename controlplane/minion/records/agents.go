@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/teeth-metal/teeth/controlplane/internal/database"
 	"github.com/teeth-metal/teeth/controlplane/minion"
 	wire "github.com/teeth-metal/teeth/wire/minion"
 )
@@ -109,11 +110,11 @@ func (d *DB) register(ctx context.Context, seen map[wire.ID]agent) error {
 func (d *DB) upsert(ctx context.Context, t runner, id wire.ID, server, group, now string) error {
 	aliases := []string{}
 	if id.String() != server {
-		aliases = append(aliases, storable(server))
+		aliases = append(aliases, database.Storable(server))
 	}
 	_, err := t.ExecContext(ctx, d.d.rebind(`INSERT INTO servers (id, aliases, group_id, created_at, updated_at) VALUES (?, ?, ?, `+now+`, `+now+`)
 		ON CONFLICT (id) DO UPDATE SET group_id = excluded.group_id WHERE servers.group_id <> excluded.group_id AND excluded.group_id <> ''`),
-		id.String(), d.d.list(aliases), storable(group))
+		id.String(), d.d.list(aliases), database.Storable(group))
 	return err
 }
 

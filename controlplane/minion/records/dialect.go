@@ -6,11 +6,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"github.com/teeth-metal/teeth/controlplane/internal/database"
 	wire "github.com/teeth-metal/teeth/wire/minion"
 )
 
@@ -22,24 +22,12 @@ const (
 	postgreSQL
 )
 
-// rebind numbers the ? of a query as PostgreSQL wants them. No query of this package
-// has one in a literal.
+// rebind numbers the ? of a query as the database wants them.
 func (d dialect) rebind(query string) string {
-	if d == sqlite || strings.IndexByte(query, '?') < 0 {
+	if d == sqlite {
 		return query
 	}
-	b := make([]byte, 0, len(query)+16)
-	n := 0
-	for i := range len(query) {
-		if query[i] != '?' {
-			b = append(b, query[i])
-			continue
-		}
-		n++
-		b = append(b, '$')
-		b = strconv.AppendInt(b, int64(n), 10)
-	}
-	return string(b)
+	return database.Rebind(query)
 }
 
 // now is the database's idea of the current time, as an expression.
@@ -183,15 +171,6 @@ func timeOf(id wire.ID) time.Time {
 	default:
 		return t.Truncate(time.Microsecond)
 	}
-}
-
-// storable is a text as both databases take it.
-func storable(s string) string {
-	s = strings.ToValidUTF8(s, "\uFFFD")
-	if strings.IndexByte(s, 0) >= 0 {
-		s = strings.ReplaceAll(s, "\x00", "\uFFFD")
-	}
-	return s
 }
 
 // runner is a database or a transaction.

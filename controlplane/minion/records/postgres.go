@@ -2,14 +2,10 @@ package records
 
 import (
 	"context"
-	"database/sql/driver"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 
+	"github.com/teeth-metal/teeth/controlplane/internal/database"
 	"github.com/teeth-metal/teeth/controlplane/minion"
 	wire "github.com/teeth-metal/teeth/wire/minion"
 )
@@ -32,31 +29,13 @@ const (
 	outage = 10 * time.Second
 )
 
-// settings of every connection. Who commits lines holds a lock meanwhile: one that
-// stops in the middle must not stop the others for longer than this.
-var settings = map[string]string{
-	"application_name":                    "teeth records",
-	"statement_timeout":                   "60s",
-	"idle_in_transaction_session_timeout": "10s",
-	"tcp_keepalives_idle":                 "10",
-	"tcp_keepalives_interval":             "5",
-	"tcp_keepalives_count":                "3",
-	"tcp_user_timeout":                    "20s",
-}
+// settings of every connection.
+var settings = map[string]string{"application_name": "teeth records", "statement_timeout": "60s"}
 
 func (d *DB) openPostgres(dsn string) error {
-	config, err := pgx.ParseConfig(dsn)
+	config, err := database.Config(dsn, settings)
 	if err != nil {
-		// What it quotes of a DSN that it cannot parse may be the password.
-		return errors.New("PostgreSQL URL: want postgres://USER@HOST:PORT/DATABASE?sslmode=verify-full, with special characters of names and passwords percent-encoded")
-	}
-	if config.ConnectTimeout == 0 {
-		config.ConnectTimeout = 5 * time.Second
-	}
-	for name, value := range settings {
-		if _, set := config.RuntimeParams[name]; !set {
-			config.RuntimeParams[name] = value
-		}
+		return err
 	}
 	if d.o.Schema != "" {
 		config.RuntimeParams["search_path"] = pgx.Identifier{d.o.Schema}.Sanitize()
@@ -64,8 +43,7 @@ func (d *DB) openPostgres(dsn string) error {
 	if len(config.Fallbacks) > 0 && config.ValidateConnect == nil {
 		config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite // not the standby
 	}
-	d.d, d.pg = postgreSQL, config
-	d.name = (&url.URL{Scheme: "postgres", User: url.User(config.User), Host: net.JoinHostPort(config.Host, strconv.Itoa(int(config.Port))), Path: "/" + config.Database}).Redacted()
+	d.d, d.pg, d.name = postgreSQL, config, database.Name(config)
 	d.w = stdlib.OpenDB(*config)
 	d.w.SetMaxOpenConns(4)
 	d.w.SetMaxIdleConns(2)
@@ -106,7 +84,7 @@ func (c *copier) insert(ctx context.Context, lines []minion.Entry, measurements 
 	return patiently(ctx, outage, func(err error) bool { return broken(err) || repeatable(err) }, func() error {
 		if c.doubt == 0 {
 			err := c.attempt(ctx, lines, measurements, false)
-			if err == nil || code(err) != "23505" {
+			if err == nil || database.Code(err) != "23505" {
 				return err
 			}
 			c.doubt = 16
@@ -242,83 +220,44 @@ func (r *rowReader) row(e *minion.Entry) {
 	b = append(b, r.id[:]...)
 	b = append(b, 0, 0, 0, 8)
 	b = binary.BigEndian.AppendUint64(b, uint64(timeOf(e.ID).UnixMicro()-postgresEpoch))
-	for _, s := range [2]string{storable(e.Service), storable(e.Message)} {
+	for _, s := range [2]string{database.Storable(e.Service), database.Storable(e.Message)} {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(s)))
 		b = append(b, s...)
 	}
 	r.buf = b
 }
 
-// listen hears of new lines and commands until ctx ends, over a connection of its own
-// that it makes anew whenever it is lost.
+// listen hears of new lines and commands until ctx ends.
 func (d *DB) listen(ctx context.Context) {
 	own := strconv.FormatInt(d.in.(*copier).server, 10)
-	for pause := 100 * time.Millisecond; ctx.Err() == nil; pause = min(2*pause, 5*time.Second) {
-		begun := time.Now()
-		err := d.hear(ctx, own)
-		if ctx.Err() != nil {
-			return
-		}
-		d.log.Warn("lost the connection that hears of commands; polling meanwhile", "database", d.name, "error", err)
-		if time.Since(begun) > time.Minute {
-			pause = 100 * time.Millisecond
-		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause/2 + rand.N(pause)):
-		}
-	}
-}
-
-func (d *DB) hear(ctx context.Context, own string) error {
-	conn, err := pgx.ConnectConfig(ctx, d.pg.Copy())
-	if err != nil {
-		return err
-	}
-	defer conn.Close(context.Background())
-	if _, err := conn.Exec(ctx, `LISTEN `+channelCommands+`; LISTEN `+channelLines+`; LISTEN `+channelResults); err != nil {
-		return err
-	}
-	d.wakeCommands() // what was notified meanwhile
-	d.wakeLines()
-	d.wakeResults()
-	for {
-		waiting, cancel := context.WithTimeout(ctx, time.Minute)
-		n, err := conn.WaitForNotification(waiting)
-		cancel()
-		switch {
-		case err == nil && n.Channel == channelCommands:
+	database.Listener{
+		Config: d.pg, Channels: []string{channelCommands, channelLines, channelResults},
+		Listening: func() {
 			d.wakeCommands()
-		case err == nil && n.Channel == channelResults:
+			d.wakeLines()
 			d.wakeResults()
-		case err == nil:
-			if n.Payload != own {
+		},
+		Heard: func(_ context.Context, channel, payload string) {
+			switch {
+			case channel == channelCommands:
+				d.wakeCommands()
+			case channel == channelResults:
+				d.wakeResults()
+			case payload != own:
 				d.wakeLines()
 			}
-		case waiting.Err() != nil && ctx.Err() == nil: // a silent connection may be a lost one
-			if err := conn.Ping(ctx); err != nil {
-				return err
-			}
-		default:
-			return err
-		}
-	}
-}
-
-// code is the SQLSTATE of an error that PostgreSQL has answered with, or "".
-func code(err error) string {
-	var answer *pgconn.PgError
-	if errors.As(err, &answer) {
-		return answer.Code
-	}
-	return ""
+		},
+		Lost: func(err error) {
+			d.log.Warn("lost the connection that hears of commands; polling meanwhile", "database", d.name, "error", err)
+		},
+	}.Run(ctx)
 }
 
 // repeatable reports whether a transaction is to be done again because it got in the
 // way of another, or was too slow: PostgreSQL ends one that is idle for too long, as that
 // of a machine which had no time for it, only while it is open. Nothing of it was kept.
 func repeatable(err error) bool {
-	switch code(err) {
+	switch database.Code(err) {
 	case "40001", "40P01", "25P03":
 		return true
 	}
@@ -327,22 +266,12 @@ func repeatable(err error) bool {
 
 // refusedData reports whether it is a value that PostgreSQL does not take.
 func refusedData(err error) bool {
-	c := code(err)
+	c := database.Code(err)
 	return strings.HasPrefix(c, "22") || strings.HasPrefix(c, "23") || strings.HasPrefix(c, "54")
 }
 
-// broken reports whether the connection is what failed, or PostgreSQL itself, rather
-// than the statement.
+// broken reports whether the connection is what failed, or PostgreSQL itself, also for
+// want of room or memory, rather than the statement.
 func broken(err error) bool {
-	var answer *pgconn.PgError
-	var network net.Error
-	var connect *pgconn.ConnectError
-	switch {
-	case errors.As(err, &answer):
-		return answer.Severity == "FATAL" || answer.Severity == "PANIC" || strings.HasPrefix(answer.Code, "08") || strings.HasPrefix(answer.Code, "53")
-	case errors.As(err, &connect):
-		return true
-	}
-	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
-		errors.As(err, &network) || pgconn.SafeToRetry(err)
+	return strings.HasPrefix(database.Code(err), "53") || database.Broken(err)
 }

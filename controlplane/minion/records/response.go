@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/teeth-metal/teeth/controlplane/internal/database"
 	"github.com/teeth-metal/teeth/controlplane/minion"
 	wire "github.com/teeth-metal/teeth/wire/minion"
 )
@@ -83,7 +84,7 @@ func (d *DB) Respond(ctx context.Context, a minion.Agent, result wire.Result) er
 // much: what is kept has no gap.
 func (d *DB) keepOutput(ctx context.Context, t *sql.Tx, r wire.Result, kept, dropped int64) error {
 	id := r.Order.String()
-	stdout, stderr := storable(strings.Join(r.Stdout, "")), storable(strings.Join(r.Stderr, ""))
+	stdout, stderr := database.Storable(strings.Join(r.Stdout, "")), database.Storable(strings.Join(r.Stderr, ""))
 	size := int64(len(stdout) + len(stderr))
 	if dropped > 0 || kept+size > d.maxOutput {
 		_, err := t.ExecContext(ctx, d.d.rebind(`UPDATE servers_commands SET dropped = dropped + ? WHERE id = ?

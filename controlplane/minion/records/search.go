@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/teeth-metal/teeth/controlplane/internal/database"
 	wire "github.com/teeth-metal/teeth/wire/minion"
 )
 
@@ -95,7 +96,7 @@ func (d *DB) condition(s Search) condition {
 	if len(s.Services) > 0 {
 		var names []any
 		for _, n := range s.Services {
-			names = append(names, storable(n))
+			names = append(names, database.Storable(n))
 		}
 		in(`service`, names)
 	}
@@ -118,7 +119,7 @@ func (d *DB) condition(s Search) condition {
 	}
 	if s.Regexp != nil {
 		if re, err := syntax.Parse(s.Regexp.String(), syntax.Perl); err == nil {
-			if lit := storable(literal(re.Simplify())); lit != "" {
+			if lit := database.Storable(literal(re.Simplify())); lit != "" {
 				for _, w := range inner(lit) {
 					c.hashes = append(c.hashes, hash([]byte(w)))
 				}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/teeth-metal/teeth/controlplane/internal/database"
 	"github.com/teeth-metal/teeth/controlplane/minion"
 	wire "github.com/teeth-metal/teeth/wire/minion"
 )
@@ -130,7 +131,7 @@ func ServerID(server string) wire.ID {
 // measurementOf keeps what one text of JSON has as that, and anything else as a list
 // of texts, as the original does.
 func measurementOf(e *minion.Entry) measurement {
-	m := measurement{id: e.ID, server: ServerID(e.Server), label: storable(e.Service), at: timeOf(e.ID)}
+	m := measurement{id: e.ID, server: ServerID(e.Server), label: database.Storable(e.Service), at: timeOf(e.ID)}
 	if len(e.Values) == 1 {
 		if text, ok := strings.CutPrefix(e.Values[0], wire.JSON); ok && json.Valid([]byte(text)) {
 			m.data = withoutNUL([]byte(text))
@@ -139,7 +140,7 @@ func measurementOf(e *minion.Entry) measurement {
 	}
 	values := make([]string, len(e.Values))
 	for i, v := range e.Values {
-		values[i] = storable(v)
+		values[i] = database.Storable(v)
 	}
 	m.data, _ = json.Marshal(values) // texts always can be
 	return m
