@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -389,6 +390,12 @@ func (e *estate) succeed(t *testing.T, s *running) {
 			t.Errorf("graph %d: %+v", i, now)
 		}
 		r := e.roamers[i]
+		// The graph's end is known to the server before the chassis knows that it is.
+		eventually(t, fmt.Sprintf("chassis %d knows that its tasks' ends are kept", i), func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return !slices.ContainsFunc(now.Tasks, func(task client.Task) bool { return !r.finished[task.ID] })
+		})
 		r.mu.Lock()
 		for _, task := range now.Tasks {
 			if r.started[task.ID] != 1 || !r.finished[task.ID] {

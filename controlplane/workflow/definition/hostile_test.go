@@ -62,7 +62,8 @@ func TestCostlyDefinitions(t *testing.T) {
 		if err == nil {
 			_, err = Library{}.Resolve(g, nil, func(string) bool { return true })
 		}
-		if took := time.Since(began); took > 3*time.Second {
+		// Far above what a busy machine needs, far below what a costly one would take.
+		if took := time.Since(began); took > 30*time.Second {
 			t.Errorf("%s: %v", name, took)
 		}
 		for _, e := range []error{err, err2, err3} {
