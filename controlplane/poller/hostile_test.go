@@ -32,7 +32,7 @@ func TestCostlyReading(t *testing.T) {
 	if report.Result != nil || !strings.Contains(report.Error, "simpler") || report.State != nil {
 		t.Errorf("%.200s %s", report.Result, report.Error)
 	}
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("it took %v", took)
 	}
 }

@@ -21,7 +21,7 @@ func TestCostlyRules(t *testing.T) {
 	if rules.Match(map[string]any{"system": map[string]any{"serial": strings.Repeat("a", 4<<20)}}) {
 		t.Error("it matches")
 	}
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > 20*time.Second {
 		t.Errorf("%v", took)
 	}
 }

@@ -48,7 +48,7 @@ func TestLargestGraph(t *testing.T) {
 	if g.State != store.Failed || states(g)["t0"] != "skipped" {
 		t.Errorf("%s: %s", g.State, g.Msg)
 	}
-	if took := time.Since(began); took > 10*time.Second {
+	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("skipped after %v", took)
 	}
 }
