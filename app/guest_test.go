@@ -45,6 +45,12 @@ limits: {pids: 20}
 }
 
 func TestInGuest(t *testing.T) {
+	if os.Getpid() == 1 { // this is the machine
+		t.Run("Root", guestRoot)
+		t.Run("Memory", guestMemory)
+		t.Run("Processes", guestProcesses)
+		return
+	}
 	need.Time(t, "boots a machine")
 	qemu := need.Program(t, "qemu-system-x86_64", "qemu-system-x86")
 	need.File(t, kernel, "none, make image builds it")
@@ -82,8 +88,8 @@ func TestInGuest(t *testing.T) {
 	if err != nil || !strings.HasPrefix(status, "0") {
 		t.Fatalf("%v: %s", err, out)
 	}
-	for _, name := range []string{"TestGuestRoot", "TestGuestMemory", "TestGuestProcesses"} {
-		if !strings.Contains(string(out), "--- PASS: "+name) {
+	for _, name := range []string{"Root", "Memory", "Processes"} {
+		if !strings.Contains(string(out), "--- PASS: TestInGuest/"+name) {
 			t.Errorf("%s has not run: %s", name, out)
 		}
 	}
@@ -104,7 +110,7 @@ func guest(m *testing.M) {
 		fmt.Println(err)
 	} else {
 		demo = "/demo"
-		os.Args = []string{"/init", "-test.run=^TestGuest", "-test.v"}
+		os.Args = []string{"/init", "-test.run=^TestInGuest$", "-test.v"}
 		status = m.Run()
 	}
 	fmt.Println(guestDone+fmt.Sprint(status), ".")
@@ -127,21 +133,12 @@ func loopback() error {
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, r)
 }
 
-// inGuest is for tests that TestInGuest runs.
-func inGuest(t *testing.T) {
-	t.Helper()
-	if os.Getpid() != 1 {
-		t.Skip("TestInGuest runs it in a machine of its own")
-	}
-}
-
 func guestSpec(t *testing.T, s *server, name string) Spec {
 	return s.put(name, "1", read(t, "/packages/"+name))
 }
 
 // An app sees nothing of an initramfs it runs on, and keeps no mount of it.
-func TestGuestRoot(t *testing.T) {
-	inGuest(t)
+func guestRoot(t *testing.T) {
 	h, log := host(t, func(o *Options) { o.Memory = 64 << 20 })
 	install(t, h, guestSpec(t, serve(t), "web"))
 	eventually(t, "up", func() bool { return log.has("web: serving") })
@@ -154,11 +151,11 @@ func TestGuestRoot(t *testing.T) {
 			t.Error("mount of the machine: ", line)
 		}
 	}
-	b, err := os.ReadFile("/sys/fs/cgroup/teeth-test-TestGuestRoot/web/cpu.max")
+	b, err := os.ReadFile("/sys/fs/cgroup/teeth-test-TestInGuest-Root/web/cpu.max")
 	if err != nil || string(b) != "50000 100000\n" {
 		t.Errorf("cpu.max: %q %v", b, err)
 	}
-	b, err = os.ReadFile("/sys/fs/cgroup/teeth-test-TestGuestRoot/web/pids.max")
+	b, err = os.ReadFile("/sys/fs/cgroup/teeth-test-TestInGuest-Root/web/pids.max")
 	if err != nil || string(b) != "512\n" {
 		t.Errorf("pids.max: %q %v", b, err)
 	}
@@ -168,8 +165,7 @@ func TestGuestRoot(t *testing.T) {
 }
 
 // An app that takes more memory than it may is killed, and nothing else.
-func TestGuestMemory(t *testing.T) {
-	inGuest(t)
+func guestMemory(t *testing.T) {
 	h, log := host(t, nil)
 	s := serve(t)
 	install(t, h, guestSpec(t, s, "web"))
@@ -192,8 +188,7 @@ func TestGuestMemory(t *testing.T) {
 }
 
 // An app that starts more processes than it may gets an error.
-func TestGuestProcesses(t *testing.T) {
-	inGuest(t)
+func guestProcesses(t *testing.T) {
 	h, log := host(t, nil)
 	_ = h.Install(t.Context(), guestSpec(t, serve(t), "tree"), nil) // whether it survives that, is its own matter
 	eventually(t, "no more", func() bool {

@@ -25,7 +25,7 @@ import (
 const (
 	envServer = "TEETH_TEST_STREAMSERVER" // address and file of a StreamServer to be
 	envReplay = "TEETH_TEST_REPLAY"       // what an agent is to replay; see bench_test.go
-	envDrill  = "TEETH_FAULT_DRILL"       // how long the long drill is, as 10m; not done unless set
+	envDrill  = "TEETH_FAULT_DRILL"       // how long the drill is, as 10m
 )
 
 func TestMain(m *testing.M) {
@@ -183,16 +183,18 @@ func drill(t *testing.T, long, cycle time.Duration, opt spool.Options) {
 	}
 }
 
+// TestFaultDrill is the drill of 8 s, or of ten minutes with TEETH_FAULT_DRILL=10m, and
+// then with a spool on disk.
 func TestFaultDrill(t *testing.T) {
 	t.Parallel() // it waits, most of the time
-	drill(t, 8*time.Second, 2*time.Second, spool.Options{})
-}
-
-// TestFaultDrillLong is the drill of the issue, ten minutes: TEETH_FAULT_DRILL=10m.
-func TestFaultDrillLong(t *testing.T) {
-	long, err := time.ParseDuration(os.Getenv(envDrill))
+	duration := os.Getenv(envDrill)
+	if duration == "" {
+		drill(t, 8*time.Second, 2*time.Second, spool.Options{})
+		return
+	}
+	long, err := time.ParseDuration(duration)
 	if err != nil {
-		t.Skipf("set %s to how long it is to take", envDrill)
+		t.Fatalf("%s: %v", envDrill, err)
 	}
 	drill(t, long, 20*time.Second, spool.Options{Dir: t.TempDir()})
 }

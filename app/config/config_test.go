@@ -62,7 +62,7 @@ func FuzzEnv(f *testing.F) {
 		}
 		var back map[string]string
 		if err := json.Unmarshal(in, &back); err != nil || len(back) != 1 {
-			t.Skip()
+			t.Fatalf("%s is read as %v: %v", in, back, err)
 		}
 		b, err := Render(manifest.Env, in)
 		if err != nil {

@@ -66,7 +66,7 @@ func New(c Config) (*Link, error) {
 // State of a connection.
 type State struct {
 	Up      bool
-	Blocked string // why the broker takes no messages for now; "": it does
+	Blocked string // why the broker takes no messages (a connection.blocked of it); "": it does
 	Err     error  // why it is not up
 }
 
@@ -156,7 +156,7 @@ func (l *Link) once(ctx context.Context, r Role, url string) error {
 				blocked = nil
 			case reason.Active:
 				r.Notify(State{Up: true, Blocked: "blocked by " + reason.Reason})
-				log.Warn("the AMQP broker takes no messages for now", "reason", reason.Reason)
+				log.Warn("the AMQP broker takes no messages until its alarm is over", "reason", reason.Reason)
 			default:
 				r.Notify(State{Up: true})
 				log.Info("the AMQP broker takes messages again")

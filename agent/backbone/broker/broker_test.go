@@ -244,7 +244,7 @@ func declaredOtherwise(t *testing.T, b *rabbitmqtest.Broker, _ string) {
 	}
 }
 
-// A broker that takes nothing for now does not hold the slave.
+// A broker that has stopped reading does not hold the slave.
 func blocked(t *testing.T, b *rabbitmqtest.Broker, _ string) {
 	m := newMaster(t, b.URL(), "2015")
 	s := newSlave(t, b.URL(), broker.MasterDeclared)

@@ -95,8 +95,8 @@ func (s *Session) publisher(conn *amqp.Connection) (*publisher, error) {
 	return p, nil
 }
 
-// drop gives a channel up. A broker that reads nothing for now answers to closing as
-// late as to all else, which nobody should wait for.
+// drop gives a channel up. A broker that has stopped reading answers to closing as late
+// as to all else, which nobody should wait for.
 func (s *Session) drop(p *publisher) {
 	go p.ch.Close()
 	s.mu.Lock()
