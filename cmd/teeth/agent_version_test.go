@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"fmt"
 	"net"
 	"os"
@@ -9,7 +8,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -17,6 +15,7 @@ import (
 	"github.com/teeth-metal/teeth/controlplane"
 	"github.com/teeth-metal/teeth/controlplane/client"
 	"github.com/teeth-metal/teeth/internal/need"
+	"github.com/teeth-metal/teeth/internal/testlog"
 )
 
 const installedHost = "77777777-2222-3333-4444-555555555555"
@@ -95,7 +94,7 @@ func TestAgentVersion(t *testing.T) {
 	if out, err := exec.Command(link, "-t", "--config", config).CombinedOutput(); err != nil {
 		t.Fatalf("-t: %v: %s", err, out)
 	}
-	var said lockedBuffer
+	var said testlog.Buffer
 	agent := exec.Command(link, "-r", "--config", config)
 	agent.Stdout, agent.Stderr = &said, &said
 	if err := agent.Start(); err != nil {
@@ -201,21 +200,4 @@ func TestAgentVersion(t *testing.T) {
 	if err != nil || !strings.Contains(string(b), "agent ends") || !strings.Contains(string(b), "is kept") {
 		t.Errorf("%s, %v", b, err)
 	}
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.Buffer.String()
 }

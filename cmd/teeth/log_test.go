@@ -18,6 +18,7 @@ import (
 	"github.com/teeth-metal/teeth/agent/session"
 	"github.com/teeth-metal/teeth/controlplane"
 	"github.com/teeth-metal/teeth/controlplane/client"
+	"github.com/teeth-metal/teeth/internal/testlog"
 	wire "github.com/teeth-metal/teeth/wire/minion"
 	"github.com/teeth-metal/teeth/wire/teeth"
 )
@@ -86,24 +87,6 @@ func (r *reporter) stop() {
 	r.ended.Wait()
 }
 
-// shared is a buffer that is read while it is written.
-type shared struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *shared) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *shared) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 func until(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	for end := time.Now().Add(30 * time.Second); !done(); time.Sleep(20 * time.Millisecond) {
@@ -122,7 +105,7 @@ func TestLogsAndCommands(t *testing.T) {
 		_, _, code := teethCommand(t, "chassis", "show", "SN1")
 		return code == 0
 	})
-	var followed shared
+	var followed testlog.Buffer
 	ctx, stop := context.WithCancel(t.Context())
 	var following sync.WaitGroup
 	following.Go(func() {

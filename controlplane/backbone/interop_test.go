@@ -15,6 +15,7 @@ import (
 	amqpslave "github.com/teeth-metal/teeth/agent/backbone/broker"
 	"github.com/teeth-metal/teeth/app"
 	"github.com/teeth-metal/teeth/internal/rabbitmqtest"
+	"github.com/teeth-metal/teeth/internal/testlog"
 	"github.com/teeth-metal/teeth/progress"
 	wire "github.com/teeth-metal/teeth/wire/backbone"
 )
@@ -77,7 +78,7 @@ func ourSlave(t *testing.T, broker *rabbitmqtest.Broker) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			host := "ours-" + name
-			log := &logged{}
+			log := &testlog.Buffer{}
 			logger := slog.New(slog.NewTextHandler(log, nil))
 			session, err := amqpslave.New(amqpslave.Config{URL: broker.URL(), Dialect: dialect, HostID: host, Log: logger, Recheck: time.Second, MaxPause: time.Second})
 			if err != nil {

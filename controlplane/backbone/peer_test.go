@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"github.com/teeth-metal/teeth/controlplane/store"
 	"github.com/teeth-metal/teeth/internal/amqplink"
 	"github.com/teeth-metal/teeth/internal/need"
+	"github.com/teeth-metal/teeth/internal/testlog"
 	wire "github.com/teeth-metal/teeth/wire/backbone"
 )
 
@@ -32,34 +32,16 @@ func newStore(t testing.TB) *store.Store {
 	return s
 }
 
-// logged collects a test's log, and shows it if the test fails.
-type logged struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 // running is a master that runs until the test ends, or stop is called.
 type running struct {
 	*Master
-	log  *logged
+	log  *testlog.Buffer
 	stop func()
 }
 
 func startMaster(t testing.TB, c Config) *running {
 	t.Helper()
-	r := &running{log: &logged{}}
+	r := &running{log: &testlog.Buffer{}}
 	c.Log = slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	if c.Session == nil {
 		c.Session = func(string) (Session, bool) { return nil, false }
@@ -139,11 +121,10 @@ type peer struct {
 
 func startPeer(t testing.TB, script string, args ...string) *peer {
 	t.Helper()
-	const python = "/usr/bin/python3"
-	need.Installed(t, exec.Command(python, "-c", "import pika").Run(), "python3-pika")
+	python := need.PythonModule(t, "pika", "python3-pika")
 	cmd := exec.Command(python, append([]string{filepath.Join("testdata", script)}, args...)...)
 	p := &peer{t: t}
-	errs := &logged{}
+	errs := &testlog.Buffer{}
 	cmd.Stderr = errs
 	out, err := cmd.StdoutPipe()
 	if err != nil {

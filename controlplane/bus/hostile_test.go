@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 
 	"github.com/teeth-metal/teeth/controlplane/bus"
 	"github.com/teeth-metal/teeth/internal/rabbitmqtest"
+	"github.com/teeth-metal/teeth/internal/testlog"
 )
 
 // TestPoison has peers send what breaks a client's connection: headers nested
@@ -133,7 +133,7 @@ func TestOtherExchange(t *testing.T) {
 	if err := ch.ExchangeDeclare("on.ssdp", "fanout", false, false, false, false, nil); err != nil {
 		t.Fatal(err)
 	}
-	var said text
+	var said testlog.Buffer
 	b, err := bus.NewAMQP(bus.Config{URLs: []string{broker.URL()}, Exchanges: []string{"on.ssdp", exchange}, Log: slog.New(slog.NewTextHandler(&said, nil))})
 	if err != nil {
 		t.Fatal(err)
@@ -146,22 +146,4 @@ func TestOtherExchange(t *testing.T) {
 	if log := said.String(); !strings.Contains(log, "level=ERROR") || !strings.Contains(log, "exchange=on.ssdp") {
 		t.Errorf("not told: %s", log)
 	}
-}
-
-// text is a buffer for more than one goroutine.
-type text struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (x *text) Write(p []byte) (int, error) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.b.Write(p)
-}
-
-func (x *text) String() string {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.b.String()
 }

@@ -1,7 +1,6 @@
 package minion
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -15,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/teeth-metal/teeth/internal/testlog"
 	wire "github.com/teeth-metal/teeth/wire/minion"
 )
 
@@ -93,32 +93,14 @@ type running struct {
 	t       testing.TB
 	address string
 	stop    func() // and wait
-	log     *logged
-}
-
-// logged is a log that tests look into.
-type logged struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *logged) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *logged) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	log     *testlog.Buffer
 }
 
 func start(t testing.TB, c Config) *running { return startTLS(t, c, nil, "127.0.0.1:0") }
 
 func startTLS(t testing.TB, c Config, tlsConfig *tls.Config, address string) *running {
 	t.Helper()
-	r := &running{t: t, log: &logged{}}
+	r := &running{t: t, log: &testlog.Buffer{}}
 	if c.Log == nil {
 		c.Log = slog.New(slog.NewTextHandler(r.log, nil))
 	}

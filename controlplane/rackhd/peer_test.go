@@ -146,8 +146,7 @@ func (h hands) PollerResult(_ context.Context, poller string) (any, error) {
 // TestIndependentPeer has a program in another language, of another AMQP library,
 // bind and call every key over a real broker.
 func TestIndependentPeer(t *testing.T) {
-	const python = "/usr/bin/python3"
-	need.Installed(t, exec.Command(python, "-c", "import pika").Run(), "python3-pika")
+	python := need.PythonModule(t, "pika", "python3-pika")
 	broker := rabbitmqtest.Start(t)
 	e := newEstate(t)
 	ctx := t.Context()

@@ -54,6 +54,15 @@ func Installed(t testing.TB, err error, pkg string) {
 	}
 }
 
+// PythonModule returns the path of Debian's Python, which has the module that is in
+// package pkg. Another Python in PATH has not.
+func PythonModule(t testing.TB, module, pkg string) string {
+	t.Helper()
+	const python = "/usr/bin/python3"
+	Installed(t, exec.Command(python, "-c", "import "+module).Run(), pkg)
+	return python
+}
+
 func missing(t testing.TB, what, pkg string) {
 	t.Helper()
 	if os.Getenv(Environment) != "" {

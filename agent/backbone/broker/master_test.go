@@ -20,6 +20,7 @@ import (
 	"github.com/teeth-metal/teeth/app"
 	"github.com/teeth-metal/teeth/internal/need"
 	"github.com/teeth-metal/teeth/internal/rabbitmqtest"
+	"github.com/teeth-metal/teeth/internal/testlog"
 	"github.com/teeth-metal/teeth/progress"
 	wire "github.com/teeth-metal/teeth/wire/backbone"
 )
@@ -41,8 +42,7 @@ type master struct {
 
 func newMaster(t *testing.T, url, dialect string) *master {
 	t.Helper()
-	const python = "/usr/bin/python3"
-	need.Installed(t, exec.Command(python, "-c", "import pika").Run(), "python3-pika")
+	python := need.PythonModule(t, "pika", "python3-pika")
 	cmd := exec.Command(python, "testdata/master.py", url, dialect)
 	m := &master{t: t, lines: make(chan string, 10_000), stderr: &strings.Builder{}}
 	cmd.Stderr = m.stderr
@@ -209,30 +209,13 @@ func (a *apps) edit(name string, change func(*app.State)) error {
 type slave struct {
 	*apps
 	session *broker.Session
-	log     *lines
+	log     *testlog.Buffer
 	stop    func()
-}
-
-type lines struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lines) count(text string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.text.String(), text)
 }
 
 func newSlave(t *testing.T, url string, dialect broker.Choice) *slave {
 	t.Helper()
-	s := &slave{apps: &apps{list: map[string]app.State{}}, log: &lines{}}
+	s := &slave{apps: &apps{list: map[string]app.State{}}, log: &testlog.Buffer{}}
 	log := slog.New(slog.NewTextHandler(s.log, nil))
 	var err error
 	s.session, err = broker.New(broker.Config{
@@ -258,7 +241,7 @@ func newSlave(t *testing.T, url string, dialect broker.Choice) *slave {
 	t.Cleanup(func() {
 		s.stop()
 		if t.Failed() {
-			t.Logf("slave:\n%s", s.log.text.String())
+			t.Logf("slave:\n%s", s.log.String())
 		}
 	})
 	return s

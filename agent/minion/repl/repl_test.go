@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/teeth-metal/teeth/internal/testlog"
 	"github.com/teeth-metal/teeth/wire/minion"
 )
 
@@ -135,28 +136,11 @@ func typed(lines ...string) func() (string, error) {
 	}
 }
 
-type output struct {
-	mu sync.Mutex
-	strings.Builder
-}
-
-func (o *output) Write(b []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.Builder.Write(b)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.Builder.String()
-}
-
 func TestConversation(t *testing.T) {
 	for _, acks := range []bool{false, true} {
 		t.Run(fmt.Sprintf("acknowledges %v", acks), func(t *testing.T) {
 			p := serve(t, acks)
-			var out output
+			var out testlog.Buffer
 			err := Run(t.Context(), Config{
 				Address: p.l.Addr().String(), Group: group, Server: server, Key: key, Out: &out,
 				Line: typed("help", "C::heartbeat", "L::web::hello world", "3 times { T::load::1.5 }", `R::cmd::[a,b]::[]`, `L::web::a\::b\\c`, "raw::Q::x", "", "C::order-me", "C::heartbeat", "exit", "L::web::never"),
@@ -190,7 +174,7 @@ func TestConversation(t *testing.T) {
 func TestDebugShowsAllButTheKey(t *testing.T) {
 	for _, secret := range []string{key, "k1"} {
 		p := serve(t, true)
-		var out output
+		var out testlog.Buffer
 		err := Run(t.Context(), Config{
 			Address: p.l.Addr().String(), Group: group, Server: server, Key: secret, Out: &out, Debug: true,
 			Line: typed("L::web::the key is "+secret, "C::authenticate-agent::["+secret+"]"),
@@ -227,7 +211,7 @@ func TestDenied(t *testing.T) {
 
 func TestServerGoesAway(t *testing.T) {
 	p := serve(t, false)
-	var out output
+	var out testlog.Buffer
 	typing := make(chan string)
 	ended := make(chan error, 1)
 	go func() {
@@ -269,7 +253,7 @@ func TestServerStalls(t *testing.T) {
 	}()
 	typing := make(chan string)
 	ended := make(chan error, 1)
-	var out output
+	var out testlog.Buffer
 	go func() {
 		ended <- Run(t.Context(), Config{Address: l.Addr().String(), Group: group, Server: server, Key: key, Original: true, Stall: 100 * time.Millisecond, Out: &out, Line: func() (string, error) { return <-typing, nil }})
 	}()
@@ -287,7 +271,7 @@ func TestServerStalls(t *testing.T) {
 
 func TestBadLines(t *testing.T) {
 	p := serve(t, false)
-	var out output
+	var out testlog.Buffer
 	err := Run(t.Context(), Config{Address: p.l.Addr().String(), Group: group, Server: server, Key: key, Out: &out, Line: typed("nonsense", "L::a::b", "2 times help", "L::web::"+strings.Repeat("x", 9000))})
 	if err == nil || !strings.Contains(err.Error(), "3 lines") || strings.Count(out.String(), "error: ") != 3 {
 		t.Errorf("%v: %s", err, out.String())
@@ -297,7 +281,7 @@ func TestBadLines(t *testing.T) {
 func TestTail(t *testing.T) {
 	p := serve(t, true)
 	file := filepath.Join(t.TempDir(), "log")
-	var out output
+	var out testlog.Buffer
 	typing := make(chan string)
 	ended := make(chan error, 1)
 	ctx, cancel := context.WithCancel(t.Context())
